@@ -1,0 +1,1 @@
+"""Particle stacks whose truth is known."""
