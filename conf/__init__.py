@@ -1,0 +1,1 @@
+"""The configuration of every job; installed as ``cryo2d.conf``."""

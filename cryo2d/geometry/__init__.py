@@ -1,0 +1,1 @@
+"""Grids and Fourier geometry; knows no microscope."""

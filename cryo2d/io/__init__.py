@@ -1,0 +1,1 @@
+"""Particle files and image stacks; numpy and pandas only."""

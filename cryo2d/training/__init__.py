@@ -1,0 +1,1 @@
+"""The algorithm as a Lightning module, its data and its callbacks."""
