@@ -1,0 +1,111 @@
+"""What is said about each class under its picture, in tables and in the report."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryo2d.types import Assignments, IterationSummary
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """One row per class, ``[k]`` each; the row number is the stable class number.
+
+    Attributes:
+        count: particles whose best class this is.
+        resolution: where the half-set FRC falls below 0.143 (Angstrom).
+        resolution_half: where it falls below 0.5 (Angstrom).
+        ess: mean effective number of classes of the members; nan for an empty class.
+        posterior: mean posterior of the members; nan for an empty class.
+    """
+
+    count: np.ndarray
+    resolution: np.ndarray
+    resolution_half: np.ndarray
+    ess: np.ndarray
+    posterior: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    @property
+    def share(self) -> np.ndarray:
+        """Percentage of the particles in each class ``[k]``."""
+        return 100.0 * self.count / max(1, self.count.sum())
+
+    @property
+    def empty(self) -> np.ndarray:
+        """Which classes have no particle ``[k]``."""
+        return self.count == 0
+
+    def by_count(self) -> np.ndarray:
+        """Class numbers, largest class first, ties by number."""
+        return np.argsort(-self.count, kind="stable")
+
+    @classmethod
+    def of_iteration(cls, summary: IterationSummary) -> "ClassTable":
+        """The classes as one iteration saw them."""
+        half, gold = summary.class_resolution.double().numpy().T
+        count = summary.counts.long().numpy()
+        return cls(
+            count=count,
+            resolution=gold,
+            resolution_half=half,
+            ess=np.where(count > 0, summary.class_ess.double().numpy(), np.nan),
+            posterior=np.where(count > 0, summary.class_probability.double().numpy(), np.nan),
+        )
+
+    @classmethod
+    def of_members(
+        cls, summary: IterationSummary, assignments: Assignments, keep: np.ndarray
+    ) -> "ClassTable":
+        """The classes with counts and means taken over the particles that were kept.
+
+        Args:
+            summary: last iteration, for the resolutions.
+            assignments: final assignments ``[n]``.
+            keep: which particles count ``[n]``.
+        """
+        half, gold = summary.class_resolution.double().numpy().T
+        index = assignments.class_index.numpy()[keep]
+        count = np.bincount(index, minlength=len(gold))
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            total = np.bincount(index, weights=values[keep], minlength=len(gold))
+            return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+        return cls(
+            count=count,
+            resolution=gold,
+            resolution_half=half,
+            ess=mean(assignments.class_ess.double().numpy()),
+            posterior=mean(assignments.class_posterior.double().numpy()),
+        )
+
+    def text(self, limit: int = 50) -> str:
+        """A plain table, largest class first, for a terminal.
+
+        Args:
+            limit: rows shown; the rest is summed up in one line.
+        """
+        head = f"{'class':>5} {'particles':>10} {'%':>6} {'res. (A)':>9} {'ESS':>6} {'posterior':>10}"
+        lines = [head, "-" * len(head)]
+        order, share = self.by_count(), self.share
+        for k in order[:limit]:
+            lines.append(
+                f"{k:>5} {self.count[k]:>10,} {share[k]:>6.2f} {number(self.resolution[k], 1):>9} "
+                f"{number(self.ess[k], 2):>6} {number(self.posterior[k], 3):>10}"
+                + ("   empty" if self.count[k] == 0 else "")
+            )
+        if len(order) > limit:
+            rest = order[limit:]
+            lines.append(f"  ... {len(rest)} smaller classes, {self.count[rest].sum():,} particles")
+        lines.append("-" * len(head))
+        used = int((~self.empty).sum())
+        lines.append(f"{'sum':>5} {self.count.sum():>10,}   {used} of {len(self)} classes in use")
+        return "\n".join(lines)
+
+
+def number(value: float, digits: int) -> str:
+    """A number with fixed digits, or a dash where there is none."""
+    return f"{value:.{digits}f}" if np.isfinite(value) else "-"
