@@ -1,0 +1,209 @@
+"""``cryo2d JOB key=value ...``: finds the job and its configuration and hands both to Hydra.
+
+Torch is imported by the job, not here: ``cryo2d --cfg job`` and tab completion answer at once.
+"""
+
+import errno
+import importlib
+import logging
+import os
+import secrets
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cryo2d import __version__
+from cryo2d.errors import EnvironmentFault, InputError, Problem
+from cryo2d.jobs import overrides, settings
+
+DEFAULT_JOB = "classify"
+EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_INTERNAL = 2, 3, 4
+EXIT_INTERRUPT, EXIT_TERMINATED = 130, 143
+# A full or read-only disk, a missing permission, too many open files.
+MACHINE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+)
+
+
+class JobFailed(RuntimeError):
+    """A run of a sweep failed and has said why; its argument is the exit code."""
+
+
+def main() -> NoReturn:
+    """Run the command line in ``sys.argv`` and exit with the code of :mod:`cryo2d.errors`."""
+    # Hydra then raises what it would print and exit on, so that every error is reported here, once.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        job = _prepare()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=job)(perform)()
+    except JobFailed as failure:
+        sys.exit(failure.args[0])
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPT)
+    except SystemExit as stop:
+        # Lightning turns Ctrl-C into exit code 1.
+        interrupted = isinstance(stop.__context__, KeyboardInterrupt)
+        sys.exit(EXIT_INTERRUPT if interrupted else stop.code)
+    except Exception as error:  # noqa: BLE001 - the border: every error becomes an exit code
+        sys.exit(_report(error, debug="debug=true" in sys.argv))
+    sys.exit(0)
+
+
+def config_dir() -> Path:
+    """The folder conf/: inside the package in a wheel, beside it in a checkout or editable install.
+
+    Raises:
+        EnvironmentFault: if the installation lacks it.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / f"{DEFAULT_JOB}.yaml").is_file():
+            return folder
+    raise EnvironmentFault(f"no configuration beside {package}; install cryo2d again")
+
+
+def perform(cfg: DictConfig) -> float | None:
+    """The task that Hydra calls: one run of one job in a folder of its own.
+
+    Args:
+        cfg: the composed configuration of the job.
+
+    Returns:
+        What the job returns: a number that a sweep compares, or nothing.
+
+    Raises:
+        SystemExit: if the job fails.
+        JobFailed: if it fails as part of a sweep, whose other runs then go on.
+    """
+    context = HydraConfig.get()
+    job, run_dir = str(context.job.config_name), Path(context.runtime.output_dir)
+    try:
+        settings.check(job, cfg)
+        if cfg.seed is None:
+            cfg.seed = secrets.randbelow(2**31)
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+        return importlib.import_module(f"cryo2d.jobs.{job}").run(cfg, run_dir)
+    except Exception as error:  # noqa: BLE001 - the border: every error becomes an exit code
+        code = _report(error, debug=bool(cfg.get("debug")), log_file=run_dir / f"{job}.log")
+        if context.mode == RunMode.MULTIRUN:
+            raise JobFailed(code) from error
+        raise SystemExit(code) from error
+
+
+def _prepare() -> str:
+    """Take the job out of ``sys.argv``, check the rest, and leave there what Hydra reads.
+
+    ``--config-name`` names the job for processes that Lightning starts with the same arguments.
+
+    Returns:
+        The job.
+
+    Raises:
+        InputError: for an unknown job or anything wrong with its settings.
+    """
+    if "--version" in sys.argv:
+        sys.stdout.write(f"cryo2d {__version__}\n")
+        sys.exit(0)
+    args = get_args_parser().parse_intermixed_args(sys.argv[1:])
+    typed = list(args.overrides)
+    flags = list(sys.argv[1:])
+    for text in typed:
+        flags.remove(text)
+    named = bool(typed) and "=" not in typed[0] and not typed[0].startswith("~")
+    job = typed.pop(0) if named else args.config_name or DEFAULT_JOB
+    if args.shell_completion:
+        job = _complete(job)
+    _check_job(job)
+    if not (args.help or args.hydra_help or args.shell_completion):
+        overrides.check(
+            job,
+            typed,
+            config_dir(),
+            extra_dir=Path(args.config_dir) if args.config_dir else None,
+            multirun=args.multirun or "hydra.mode=MULTIRUN" in typed,
+        )
+    name = [] if args.config_name else ["--config-name", job]
+    sys.argv[1:] = [*typed, *name, *flags]
+    return job
+
+
+def _check_job(job: str) -> None:
+    jobs = sorted(path.stem for path in config_dir().glob("*.yaml"))
+    if job in jobs:
+        return
+    near = settings.nearest(job, tuple(jobs))
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    expected = f"one of the jobs {', '.join(jobs)}{hint}"
+    raise InputError([Problem("command line", job, expected, "cryo2d JOB key=value ...")])
+
+
+def _complete(job: str) -> str:
+    """The job in the line that the shell wants completed, which is taken out of that line."""
+    program, _, rest = os.environ.get("COMP_LINE", "").partition(" ")
+    first, _, after = rest.lstrip().partition(" ")
+    complete = bool(after) or (bool(first) and rest.endswith(" "))
+    if complete and (config_dir() / f"{first}.yaml").is_file():
+        os.environ["COMP_LINE"] = f"{program} {after}"
+        return first
+    return job
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave through ``finally`` blocks and callbacks, which save what they have."""
+    sys.stderr.write("cryo2d: stopped by a signal\n")
+    sys.exit(EXIT_TERMINATED)
+
+
+def _report(error: Exception, *, debug: bool, log_file: Path | None = None) -> int:
+    """Tell the user what went wrong; the traceback goes into the log file.
+
+    Returns:
+        The exit code.
+    """
+    code, text = _verdict(error)
+    if code == EXIT_INTERNAL:
+        where = f" Its traceback is in {log_file}." if log_file else " debug=true shows where."
+        text = f"internal error: {text}.{where} Please report it."
+    details = "".join(traceback.format_exception(error))
+    if log_file:
+        logging.getLogger("cryo2d.traceback").error("%s\n%s", text, details)
+    sys.stderr.write(f"cryo2d: {text}\n")
+    if debug:
+        sys.stderr.write(details)
+    return code
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of an error."""
+    if isinstance(error, InstantiationException):
+        cause = error.__cause__
+        if isinstance(cause, InputError | EnvironmentFault):
+            return _verdict(cause)
+    if isinstance(error, InputError):
+        return EXIT_INPUT, str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return EXIT_INPUT, str(InputError([overrides.composition_problem(error)]))
+    if isinstance(error, EnvironmentFault):
+        return EXIT_ENVIRONMENT, str(error)
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    machine = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
+    if memory or machine:
+        return EXIT_ENVIRONMENT, str(error) or "out of memory"
+    return EXIT_INTERNAL, f"{type(error).__name__}: {error}"

@@ -1,0 +1,200 @@
+"""What was typed after the job: every override is checked before anything is written."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from cryo2d.errors import InputError, Problem
+from cryo2d.jobs import settings
+from cryo2d.jobs.settings import COMMAND_LINE
+
+LISTED_SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+# More values of one swept setting than this are checked when their run starts.
+CHECKED_VALUES = 50
+
+
+def check(
+    job: str,
+    typed: Sequence[str],
+    config_dir: Path,
+    *,
+    extra_dir: Path | None = None,
+    multirun: bool = False,
+) -> None:
+    """Refuse a command line that the job cannot run.
+
+    Args:
+        job: name of the job and of its configuration.
+        typed: the overrides, as ``key=value``.
+        config_dir: the folder conf/.
+        extra_dir: a further folder of configurations (``--config-dir``), searched first.
+        multirun: whether lists of values are swept.
+
+    Raises:
+        InputError: with every problem found.
+    """
+    overrides, problems = _parse(typed)
+    extended = extra_dir is not None or any("searchpath" in text for text in typed)
+    search = [] if extra_dir is None else [f"hydra.searchpath=['file://{extra_dir.resolve()}']"]
+    with initialize_config_dir(str(config_dir), job_name=job, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        for override in overrides:
+            problems += _name_problems(job, override, loader, extended)
+            if override.is_sweep_override() and not multirun:
+                problems.append(_unswept(override))
+        if not problems:
+            for texts in _combinations(overrides) if multirun else [list(typed)]:
+                problems += _composition_problems(job, texts, search)
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+
+
+def _parse(typed: Sequence[str]) -> tuple[list[Override], list[Problem]]:
+    """The overrides Hydra understands, and the problems of those it does not."""
+    parser = OverridesParser.create()
+    overrides, problems = [], []
+    for text in typed:
+        try:
+            overrides.append(parser.parse_override(text))
+        except (OverrideParseException, HydraException):
+            problems.append(_unreadable(text))
+    return overrides, problems
+
+
+def _unreadable(text: str) -> Problem:
+    key, equals, value = text.partition("=")
+    if not equals:
+        return Problem(COMMAND_LINE, text, "key=value", f"write {text}=VALUE, or leave it out")
+    bare = value.strip("\"'")
+    return Problem(
+        COMMAND_LINE,
+        text,
+        "a value without the characters = , : ( ) [ ] { } # % & or else in quotes",
+        f"quote it twice, once for the shell: '{key}=\"{bare}\"'",
+    )
+
+
+def _unswept(override: Override) -> Problem:
+    key, values = override.key_or_group, override.get_value_element_as_str()
+    return Problem(
+        COMMAND_LINE,
+        f"{key}={values}",
+        "one value",
+        f"add -m to run once with each of them, or write a list as {key}=[{values}]",
+    )
+
+
+def _name_problems(
+    job: str, override: Override, loader: ConfigLoader, extended: bool
+) -> Iterator[Problem]:
+    """An unknown key, group or option; a run folder that is in use."""
+    key = override.key_or_group
+    options = sorted(loader.get_group_options(key))
+    if override.is_hydra_override():
+        yield from _folder_problems(override)
+    elif options:
+        yield from _option_problems(override, options, extended)
+    elif not settings.is_known(job, key) and not extended:
+        groups = tuple(name for name in loader.list_groups("") if name != "hydra")
+        value = None if override.is_delete() else override.get_value_element_as_str()
+        yield settings.unknown(job, key, value, also=groups)
+
+
+def _option_problems(override: Override, options: list[str], extended: bool) -> Iterator[Problem]:
+    """A choice that the group does not offer."""
+    if override.is_delete() or extended:
+        return
+    group = override.key_or_group
+    values: list[object] = []
+    if override.value_type in LISTED_SWEEPS:
+        values += override.sweep_string_iterator()
+    elif not override.is_sweep_override():
+        chosen = override.value()
+        values += chosen if isinstance(chosen, list) else [chosen]
+    for value in values:
+        if group == "experiment" and value is None:
+            continue
+        if not isinstance(value, str):
+            action = f"choose one, or set its keys one by one: {group}.KEY=VALUE"
+        elif value not in options:
+            near = settings.nearest(value, tuple(options), count=1)
+            action = f"choose {near[0]}" if near else "choose one of them"
+        else:
+            continue
+        yield Problem(
+            COMMAND_LINE,
+            f"{group}={override.get_value_element_as_str()}",
+            f"one of {', '.join(options)}",
+            action,
+        )
+
+
+def _folder_problems(override: Override) -> Iterator[Problem]:
+    """A run never writes into the folder of another."""
+    records = {"hydra.run.dir": ".hydra", "hydra.sweep.dir": "multirun.yaml"}
+    record = records.get(override.key_or_group)
+    if record is None or override.is_delete():
+        return
+    folder = override.value()
+    if isinstance(folder, str) and "${" not in folder and (Path(folder) / record).exists():
+        yield Problem(
+            COMMAND_LINE,
+            f"{override.key_or_group}={folder}, the folder of a run",
+            "a folder that no run has used",
+            "name another, or leave it out: every run gets its own",
+        )
+
+
+def _combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """Command lines without sweeps that have, together, every value of every sweep."""
+    sweeps = [
+        [f"{o.get_key_element()}={v}" for v in islice(o.sweep_string_iterator(), CHECKED_VALUES)]
+        for o in overrides
+        if o.value_type in LISTED_SWEEPS
+    ]
+    plain = [o.input_line for o in overrides if not o.is_sweep_override() and o.input_line]
+    firsts = [texts[0] for texts in sweeps]
+    yield plain + firsts
+    for i, texts in enumerate(sweeps):
+        for text in texts[1:]:
+            yield [*plain, *firsts[:i], text, *firsts[i + 1 :]]
+
+
+def _composition_problems(job: str, texts: list[str], search: list[str]) -> Iterator[Problem]:
+    """What is wrong with the values."""
+    try:
+        cfg = compose(job, overrides=[*texts, *search])
+        wrong = list(settings.problems(job, cfg))
+    except (HydraException, OmegaConfBaseException) as error:
+        wrong = [composition_problem(error)]
+    if wrong:
+        yield from wrong
+        return
+    if job == "classify" and cfg.data.path is not None:
+        for text in texts:
+            if text.lstrip("+").startswith("simulation"):
+                yield Problem(
+                    COMMAND_LINE,
+                    f"{text} with data.path={cfg.data.path}",
+                    "simulation settings only where particles are simulated",
+                    "leave one of the two out",
+                )
+
+
+def composition_problem(error: Exception) -> Problem:
+    """A configuration that Hydra could not put together, in its own words."""
+    causes = [str(error)]
+    if error.__cause__ is not None:
+        causes.append(str(error.__cause__))
+    words = " ".join(" ".join(dict.fromkeys(causes)).split()).rstrip(".")
+    return Problem(
+        COMMAND_LINE, words, "a configuration that can be composed", "correct the override"
+    )

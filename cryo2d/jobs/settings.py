@@ -1,0 +1,242 @@
+"""The settings of every job: what each may hold, and the report of all that is wrong.
+
+The values live in conf/; this table has their names and ranges. To add a setting, give it a value
+and a comment in conf/ and a line here.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cryo2d.errors import InputError, Problem
+from cryo2d.jobs.rules import (
+    Choice,
+    Device,
+    Even,
+    Flag,
+    Object,
+    Objects,
+    OrNull,
+    Real,
+    Rule,
+    Several,
+    Text,
+    Whole,
+)
+
+COMMAND_LINE = "command line"
+OPEN = (Object, Objects)
+
+RUN: Mapping[str, Rule] = {
+    "seed": OrNull(Whole(most=2**32 - 1)),
+    "debug": Flag(),
+}
+
+DATA: Mapping[str, Rule] = {
+    "data.path": OrNull(Text("a .star, .cs or .mrcs file")),
+    "data.passthrough": Several(Text("a .cs file")),
+    "data.invert": Flag(),
+    "data.pixel_size": OrNull(Real(above=0, unit="A")),
+    "data.int8_signed": Flag(),
+    "data.window": Flag(),
+    "data.window_inner": Real(above=0, most=1.5, unit="fraction of the half box"),
+    "data.window_outer": Real(above=0, most=1.5, unit="fraction of the half box"),
+    "data.max_particles": OrNull(Whole(1)),
+}
+
+MODEL: Mapping[str, Rule] = {
+    "model.num_classes": Whole(1),
+    "model.max_resolution": Real(above=0, unit="A"),
+    "model.max_align_resolution": OrNull(Real(above=0, unit="A")),
+    "model.min_align_resolution": OrNull(Real(above=0, unit="A")),
+    "model.icuf": Real(least=1),
+    "model.mask_diameter": OrNull(Real(above=0, unit="A")),
+    "model.mask_diameter_outer": OrNull(Real(above=0, unit="A")),
+    "model.recenter": Flag(),
+    "model.recenter_threshold": Real(least=0, most=1),
+    "model.recenter_binary": Flag(),
+    "model.ctf": Choice("full", "flip", "none"),
+    "model.zeropad": Real(least=1, most=4),
+    "model.frc_regularizer": Flag(),
+    "model.scale_per_particle": Flag(),
+    "model.noise": Choice("coloured", "white"),
+    "model.initial_references": OrNull(Text("an .mrcs file")),
+    "model.max_shift": OrNull(Real(least=0, unit="A")),
+}
+
+OPTIMIZER: Mapping[str, Rule] = {
+    "optimizer.iterations": Whole(),
+    "optimizer.batch_per_class": Whole(1),
+    "optimizer.full_iterations": Whole(),
+    "optimizer.hard_last": Flag(),
+    "optimizer.anneal_start": Whole(),
+    "optimizer.anneal_iterations": Whole(),
+    "optimizer.step_size": Object(),
+}
+
+POST: Mapping[str, Rule] = {
+    "post.remove_duplicates": OrNull(Flag()),
+    "post.min_separation": Real(least=0, unit="A"),
+    "post.micrograph_pixel_size": OrNull(Real(above=0, unit="A")),
+    "post.sort": Flag(),
+    "post.plot_order": Choice("similarity", "size"),
+}
+
+HARDWARE: Mapping[str, Rule] = {
+    "hardware.devices": Device(),
+    "hardware.threads": OrNull(Whole(1)),
+    "hardware.memory_fraction": Real(above=0, most=1),
+    "hardware.trainer": Object(),
+}
+
+SIMULATION: Mapping[str, Rule] = {
+    "simulation.num_particles": Whole(1),
+    "simulation.box": Even(16),
+    "simulation.pixel_size": Real(above=0, unit="A"),
+    "simulation.num_molecules": Whole(1, 8),
+    "simulation.views": OrNull(Whole(1)),
+    "simulation.snr": Real(above=0),
+    "simulation.junk_fraction": Real(least=0, most=0.99),
+    "simulation.neighbours": Real(least=0),
+    "simulation.defocus_min": Real(unit="A"),
+    "simulation.defocus_max": Real(unit="A"),
+    "simulation.astigmatism": Real(least=0, unit="A"),
+    "simulation.phase_shift": Real(unit="degree"),
+    "simulation.voltage": Real(above=0, unit="kV"),
+    "simulation.cs": Real(least=0, unit="mm"),
+    "simulation.amplitude_contrast": Real(least=0, most=1),
+    "simulation.b_factor": Real(least=0, unit="A^2"),
+    "simulation.scale_spread": Real(least=0),
+    "simulation.shift_sigma": Real(least=0, unit="A"),
+    "simulation.num_optics_groups": Whole(1),
+    "simulation.num_micrographs": Whole(1),
+    "simulation.gradient": Real(least=0),
+    "simulation.float16": Flag(),
+    "simulation.seed": OrNull(Whole()),
+}
+
+SETTINGS: Mapping[str, Mapping[str, Rule]] = {
+    "classify": {
+        **DATA,
+        **MODEL,
+        **OPTIMIZER,
+        **POST,
+        **HARDWARE,
+        **SIMULATION,
+        **RUN,
+        "logger": Objects(),
+        "callbacks": Objects(),
+        "resume": OrNull(Text("the folder of a run")),
+    },
+    "simulate": {**SIMULATION, **RUN},
+}
+
+# How two settings compare where neither is null.
+ORDERED = (
+    ("data.window_inner", "<", "data.window_outer"),
+    ("model.mask_diameter", "<", "model.mask_diameter_outer"),
+    ("model.max_align_resolution", "<", "model.min_align_resolution"),
+    ("simulation.defocus_min", "<=", "simulation.defocus_max"),
+    ("simulation.num_optics_groups", "<=", "simulation.num_micrographs"),
+)
+
+
+def is_known(job: str, key: str) -> bool:
+    """Whether a dotted key is a setting of the job, a group of them, or part of a free object."""
+    return any(
+        name == key
+        or name.startswith(f"{key}.")
+        or (isinstance(rule, OPEN) and key.startswith(f"{name}."))
+        for name, rule in SETTINGS[job].items()
+    )
+
+
+def unknown(job: str, key: str, value: object, also: tuple[str, ...] = ()) -> Problem:
+    """The problem of a key that the job does not have, with the nearest keys it has.
+
+    Args:
+        job: name of the job.
+        key: the dotted key.
+        value: what it was set to, None for nothing.
+        also: further names that may have been meant.
+    """
+    near = nearest(key, (*SETTINGS[job], *also))
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return Problem(
+        file=COMMAND_LINE,
+        found=key if value is None else f"{key}={_shown(value)}",
+        expected=f"a setting of the job {job}{hint}",
+        action=f"correct the name; cryo2d {job} --cfg job lists all",
+    )
+
+
+def nearest(word: str, names: tuple[str, ...], count: int = 3) -> list[str]:
+    """The names most like a word; a dotted name is also compared by its last part alone."""
+    leaf = word.rsplit(".", 1)[-1]
+    scores = {}
+    for name in names:
+        whole = difflib.SequenceMatcher(None, word, name).ratio()
+        last = difflib.SequenceMatcher(None, leaf, name.rsplit(".", 1)[-1]).ratio()
+        # Keys of one group begin alike: whole names are compared only where the group is missing.
+        scores[name] = max(last, 0 if "." in word else whole) + 0.01 * whole
+    best = max(scores.values(), default=0.0)
+    close = [name for name, score in scores.items() if score >= max(0.7, best - 0.1)]
+    return sorted(close, key=lambda name: -scores[name])[:count]
+
+
+def check(job: str, cfg: DictConfig) -> None:
+    """Refuse a composed configuration that the job cannot run.
+
+    Raises:
+        InputError: with every unknown, missing or wrong setting.
+    """
+    found = list(problems(job, cfg))
+    if found:
+        raise InputError(found)
+
+
+def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
+    """Every unknown, missing or wrong setting of a composed configuration."""
+    rules = SETTINGS[job]
+    values = dict(_leaves(cfg, rules))
+    for key in [key for key in values if key not in rules]:
+        yield unknown(job, key, values[key])
+    for key, rule in rules.items():
+        if key not in values:
+            yield Problem(COMMAND_LINE, f"no {key}", rule.expected, f"keep {key}")
+        elif not rule.accepts(values[key]):
+            shown = f"{key}={_shown(values[key])}"
+            yield Problem(COMMAND_LINE, shown, rule.expected, f"correct {key}")
+    for small, sign, large in ORDERED:
+        low, high = values.get(small), values.get(large)
+        if not isinstance(low, int | float) or not isinstance(high, int | float):
+            continue
+        if low > high or (sign == "<" and low == high):
+            shown = f"{small}={low} and {large}={high}"
+            yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
+
+
+def _leaves(
+    node: DictConfig, rules: Mapping[str, Rule], above: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and plain values, down to the keys of the table and no deeper."""
+    for name in map(str, node):
+        key = f"{above}{name}"
+        value = None if OmegaConf.is_missing(node, name) else node[name]
+        inner = any(rule_key.startswith(f"{key}.") for rule_key in rules)
+        if isinstance(value, DictConfig) and inner:
+            yield from _leaves(value, rules, f"{key}.")
+        elif OmegaConf.is_config(value):
+            # Unresolved: inside free objects are values that exist only once a run has its folder.
+            yield key, OmegaConf.to_container(value, resolve=False)
+        else:
+            yield key, value
+
+
+def _shown(value: object) -> str:
+    """A value as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
