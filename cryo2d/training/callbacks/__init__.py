@@ -1,1 +1,1 @@
-"""What a run draws, logs, saves and exports."""
+"""Lightning callbacks: what a run shows, logs and writes."""

@@ -82,15 +82,18 @@ class ClassTable:
             posterior=mean(assignments.class_posterior.double().numpy()),
         )
 
-    def text(self, limit: int = 50) -> str:
-        """A plain table, largest class first, for a terminal.
+    def text(self, order: np.ndarray | None = None, limit: int = 50) -> str:
+        """A plain table for a terminal.
 
         Args:
+            order: class numbers from top to bottom; None for largest class first.
             limit: rows shown; the rest is summed up in one line.
         """
-        head = f"{'class':>5} {'particles':>10} {'%':>6} {'res. (A)':>9} {'ESS':>6} {'posterior':>10}"
+        names = ("class", "particles", "%", "res. (A)", "ESS", "posterior")
+        head = " ".join(f"{n:>{w}}" for n, w in zip(names, (5, 10, 6, 9, 6, 10), strict=True))
         lines = [head, "-" * len(head)]
-        order, share = self.by_count(), self.share
+        order = self.by_count() if order is None else order
+        share = self.share
         for k in order[:limit]:
             lines.append(
                 f"{k:>5} {self.count[k]:>10,} {share[k]:>6.2f} {number(self.resolution[k], 1):>9} "
@@ -99,7 +102,7 @@ class ClassTable:
             )
         if len(order) > limit:
             rest = order[limit:]
-            lines.append(f"  ... {len(rest)} smaller classes, {self.count[rest].sum():,} particles")
+            lines.append(f"  ... {len(rest)} more classes, {self.count[rest].sum():,} particles")
         lines.append("-" * len(head))
         used = int((~self.empty).sum())
         lines.append(f"{'sum':>5} {self.count.sum():>10,}   {used} of {len(self)} classes in use")

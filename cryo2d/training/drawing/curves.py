@@ -105,7 +105,7 @@ def draw_noise(noise: np.ndarray, frequency: np.ndarray, names: Sequence[str]) -
         label = names[g] if g < len(names) else f"group {g + 1}"
         width, alpha = (0.7, 0.4) if many else (1.6, 1.0)
         ax.plot(frequency, power, color=colour, linewidth=width, alpha=alpha, label=label)
-    if 1 < len(noise) and not many:
+    if len(noise) > 1 and not many:
         ax.legend(loc="best", fontsize=8, frameon=False)
     if np.any(noise > 0):
         ax.set_yscale("log")

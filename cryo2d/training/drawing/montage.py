@@ -108,9 +108,7 @@ def draw_montage(
     return np.asarray(canvas)
 
 
-def _tile(
-    canvas: Image.Image, corner: tuple[int, int], tile: int, levels: np.ndarray
-) -> None:
+def _tile(canvas: Image.Image, corner: tuple[int, int], tile: int, levels: np.ndarray) -> None:
     picture = Image.fromarray(levels).resize((tile, tile), Image.Resampling.BICUBIC)
     grey = np.clip(np.asarray(picture) * 255.0, 0, 255).astype(np.uint8)
     canvas.paste(Image.fromarray(grey), corner)
@@ -139,9 +137,7 @@ def _caption(
     draw.text((right, second), ess, style.MUTED, style.font(small), anchor="ra")
 
 
-def _header(
-    draw: ImageDraw.ImageDraw, left: int, size: int, title: str, subtitle: str
-) -> None:
+def _header(draw: ImageDraw.ImageDraw, left: int, size: int, title: str, subtitle: str) -> None:
     draw.text((left, round(0.8 * size)), title, style.INK, style.font(round(1.25 * size), True))
     draw.text((left, round(2.4 * size)), subtitle, style.MUTED, style.font(size))
 

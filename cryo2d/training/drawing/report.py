@@ -11,6 +11,7 @@ from PIL import Image
 
 from cryo2d.training.drawing import style
 from cryo2d.training.drawing.classes import ClassTable, number
+from cryo2d.training.drawing.gallery import Picture
 from cryo2d.training.drawing.montage import grey_levels
 
 
@@ -44,7 +45,7 @@ class Report:
         counts: where the particles went.
         facts: headline label -> value.
         notes: sentences the reader should see first.
-        pictures: heading -> (PNG bytes, caption), in reading order.
+        pictures: in reading order.
         settings: text of the resolved configuration.
         overrides: settings given by the user.
         versions: package -> version.
@@ -56,20 +57,23 @@ class Report:
     counts: Counts
     facts: Mapping[str, str]
     notes: Sequence[str]
-    pictures: Mapping[str, tuple[bytes, str]]
+    pictures: Sequence[Picture]
     settings: str
     overrides: Sequence[str]
     versions: Mapping[str, str]
     files: Mapping[str, int]
 
 
-def render_report(report: Report, averages: np.ndarray, table: ClassTable) -> str:
+def render_report(
+    report: Report, averages: np.ndarray, table: ClassTable, order: np.ndarray
+) -> str:
     """The page as HTML text that needs no other file and no network.
 
     Args:
         report: words and pictures.
         averages: ``[k y x]``, for the thumbnails of the class table.
         table: the class table.
+        order: class numbers from top to bottom.
     """
     # autoescape: column values and paths come from the user's files
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -77,15 +81,15 @@ def render_report(report: Report, averages: np.ndarray, table: ClassTable) -> st
     environment.filters["size"] = readable_size
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
-        report=report, rows=_rows(averages, table), style=style
+        report=report, rows=_rows(averages, table, order), style=style
     )
 
 
-def _rows(averages: np.ndarray, table: ClassTable) -> list[dict[str, object]]:
+def _rows(averages: np.ndarray, table: ClassTable, order: np.ndarray) -> list[dict[str, object]]:
     levels = grey_levels(averages)
     share = table.share
     rows: list[dict[str, object]] = []
-    for k in table.by_count():
+    for k in order:
         values = {
             "particles": (f"{table.count[k]:,}", table.count[k]),
             "share": (number(share[k], 2), share[k]),

@@ -15,8 +15,8 @@ ORDERS = 13
 def descriptors(averages: np.ndarray, radius: float | None = None) -> np.ndarray:
     """A vector per average that no rotation, mirror or small shift changes.
 
-    The amplitude spectrum |FFT| forgets the shift; on polar rings a rotation is a cyclic shift of the
-    angle and a mirror reverses it, and both leave the magnitude of the angular Fourier
+    The amplitude spectrum |FFT| forgets the shift; on polar rings a rotation is a cyclic shift of
+    the angle and a mirror reverses it, and both leave the magnitude of the angular Fourier
     coefficients d[s, m] = |FFT_angle |FFT A|(s, angle)| as it is.
 
     Args:

@@ -1,0 +1,232 @@
+"""Where every particle of the input ends: classified, rejected as a duplicate, or excluded."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cryo2d.data.duplicates import aligned_centres, find_duplicates
+from cryo2d.io.columns import STAR_PREFIX, CsColumns, StarColumns
+from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable
+from cryo2d.io.rows import TextRows, from_columns
+from cryo2d.types import Assignments
+
+NEVER_VISITED = "no iteration visited it: run at least one full iteration"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The particles of a finished run, each in exactly one of three tables.
+
+    Attributes:
+        keep: rows of the run's table that are classified ``[n]`` (bool).
+        classified: particles with class and pose.
+        rejected: duplicates, with the image that stays in their place as ``cryo2dKeptImage``.
+        excluded: particles that could not be used, with ``cryo2dReason`` and their place in the
+            input.
+        notes: what the reader of the results has to know.
+    """
+
+    keep: np.ndarray
+    classified: ParticleTable
+    rejected: ParticleTable
+    excluded: ParticleTable
+    notes: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Rows of the input."""
+        return len(self.classified) + len(self.rejected) + len(self.excluded)
+
+
+@dataclass(frozen=True)
+class DuplicateRule:
+    """When two particles are one.
+
+    Attributes:
+        remove: None for yes, if there are pick locations and the data are no filaments.
+        min_separation: nearer ones are duplicates (Angstrom).
+        micrograph_pixel_size: in place of the file's (Angstrom).
+    """
+
+    remove: bool | None = None
+    min_separation: float = 20.0
+    micrograph_pixel_size: float | None = None
+
+
+def alignment_columns(found: Assignments, half: np.ndarray) -> AlignmentColumns:
+    """Assignments as columns of the particle table.
+
+    Args:
+        found: final assignments ``[n]``.
+        half: half-set, 0 or 1 ``[n]``.
+    """
+    values = {f.name: getattr(found, f.name).cpu().numpy() for f in fields(found)}
+    return AlignmentColumns(half=half, error=found.error.cpu().numpy(), **values)
+
+
+def settle(
+    table: ParticleTable,
+    excluded: Excluded,
+    found: Assignments,
+    half: np.ndarray,
+    rule: DuplicateRule,
+) -> Outcome:
+    """Sort all particles into classified, rejected and excluded.
+
+    Args:
+        table: particles of the run ``[n]``.
+        excluded: particles that were set aside before.
+        found: final assignments ``[n]``.
+        half: half-set, 0 or 1 ``[n]``.
+        rule: for duplicates.
+
+    Raises:
+        UnknownPositionError: duplicates are asked for and positions are not known.
+    """
+    aligned = table.with_alignment(alignment_columns(found, half))
+    visited = np.isfinite(found.class_posterior.cpu().numpy())
+    keep = visited.copy()
+    kept_row, notes = _reject(aligned, keep, rule)
+    if not visited.all():
+        notes.append(f"{(~visited).sum():,} particles were never visited and have no class.")
+    duplicate = visited & ~keep
+    names = image_names(table)
+    rejected = with_text_column(
+        aligned.take(duplicate), "cryo2dKeptImage", names[kept_row[duplicate]]
+    )
+    return Outcome(
+        keep=keep,
+        classified=aligned.take(keep),
+        rejected=rejected,
+        excluded=_with_reasons(table.take(~visited), excluded),
+        notes=tuple(notes),
+    )
+
+
+def _reject(
+    aligned: ParticleTable, keep: np.ndarray, rule: DuplicateRule
+) -> tuple[np.ndarray, list[str]]:
+    """Clear ``keep`` of duplicates; the row kept in place of each row ``[n]``, and notes."""
+    kept_row = np.arange(len(aligned))
+    place, alignment = aligned.locations, aligned.alignment
+    assert alignment is not None
+    wanted = rule.remove
+    if wanted is None:
+        wanted = place is not None and not aligned.is_filament
+    if not wanted or not keep.any():
+        return kept_row, []
+    if place is None:
+        return kept_row, ["Duplicates were not searched: the input has no pick locations."]
+    pixel_size = place.pixel_size
+    if rule.micrograph_pixel_size is not None:
+        pixel_size = np.full(len(aligned), rule.micrograph_pixel_size)
+    if rule.remove is None and not np.isfinite(pixel_size).all():
+        return kept_row, [
+            "Duplicates were not searched: the pixel size of the micrographs is not known. "
+            "Give post.micrograph_pixel_size."
+        ]
+    shift, posterior, error = alignment.shift, alignment.class_posterior, alignment.error
+    assert shift is not None
+    assert posterior is not None
+    assert error is not None
+    if isinstance(aligned.columns, CsColumns):
+        # the table has y of a .cs turned over to run down; rows of its images still run up
+        shift = shift * np.array([1.0, -1.0])
+    rows = np.flatnonzero(keep)
+    centre = aligned_centres(place.x[rows], place.y[rows], pixel_size[rows], shift[rows])
+    duplicates = find_duplicates(
+        place.micrograph[rows], centre, posterior[rows], error[rows], rule.min_separation
+    )
+    kept_row[rows] = rows[duplicates.survivor]
+    keep[rows] = duplicates.keep
+    return kept_row, []
+
+
+def _with_reasons(unvisited: ParticleTable, excluded: Excluded) -> ParticleTable:
+    reasons = [*excluded.reasons, *[NEVER_VISITED] * len(unvisited)]
+    parts = [part for part in (excluded.table, unvisited) if len(part)]
+    table = parts[0] if parts else excluded.table
+    if len(parts) == 2:
+        table = joined(*parts)
+    table = with_text_column(table, "cryo2dReason", np.array(reasons, dtype=object))
+    source = np.full(len(table), table.source, dtype=object)
+    table = with_text_column(table, "cryo2dSourceFile", source)
+    return with_text_column(table, "cryo2dSourceRow", table.source_row.astype(str))
+
+
+def image_names(table: ParticleTable) -> np.ndarray:
+    """``000042@stack.mrcs`` of each particle ``[n]`` (object array of str)."""
+    pairs = zip(table.image_index.tolist(), table.stack_id.tolist(), strict=True)
+    names = [f"{image + 1:06d}@{table.stack_names[stack]}" for image, stack in pairs]
+    return np.array(names, dtype=object)
+
+
+def with_text_column(table: ParticleTable, label: str, values: np.ndarray) -> ParticleTable:
+    """The table with one more input column, which every output format then carries.
+
+    Args:
+        table: ``[n]``.
+        label: name as in a star file, without the underscore.
+        values: text ``[n]``.
+    """
+    texts = [str(value).encode() for value in values]
+    columns = table.columns
+    if isinstance(columns, CsColumns):
+        return replace(table, columns=CsColumns(_with_field(columns.array, label, texts)))
+    if columns is None:
+        columns = StarColumns(from_columns({}))
+    old = columns.rows.columns(columns.rows.labels)
+    rows = from_columns({name: _words(text) for name, text in {**old, label: texts}.items()})
+    return replace(table, columns=replace(columns, rows=rows))
+
+
+def _words(texts: Iterable[bytes]) -> np.ndarray:
+    """Texts as words of a star file, quoted where they need it."""
+    plain = [text.replace(b'"', b"'").replace(b"\n", b" ") for text in texts]
+    odd = [not text or b" " in text or b"\t" in text or text[:1] in b"#'_$" for text in plain]
+    words = [b'"' + text + b'"' if o else text for text, o in zip(plain, odd, strict=True)]
+    return np.array(words, dtype=object)
+
+
+def _with_field(array: np.ndarray, label: str, texts: Sequence[bytes]) -> np.ndarray:
+    column = np.array(texts, dtype=bytes)
+    name = STAR_PREFIX + label
+    array = array[[field for field in array.dtype.names or () if field != name]]
+    wider = np.empty(len(array), dtype=[*array.dtype.descr, (name, column.dtype.str)])
+    for field in array.dtype.names or ():
+        wider[field] = array[field]
+    wider[name] = column
+    return wider
+
+
+def joined(first: ParticleTable, second: ParticleTable) -> ParticleTable:
+    """The particles of two tables taken from one: same file, stacks and optics groups."""
+    assert first.stacks == second.stacks
+    assert first.optics_names == second.optics_names
+    shared = {"source", "stacks", "stack_names", "optics_names", "box", "aligned"}
+    values = {
+        f.name: _joined_field(getattr(first, f.name), getattr(second, f.name))
+        for f in fields(first)
+        if f.name not in shared
+    }
+    return replace(first, **values)
+
+
+def _joined_field(first: Any, second: Any) -> Any:
+    if first is None or second is None:
+        return None
+    if isinstance(first, TextRows):
+        pairs = (rows.columns(first.labels).values() for rows in (first, second))
+        both = zip(first.labels, *pairs, strict=True)
+        return from_columns({label: _words([*one, *other]) for label, one, other in both})
+    if isinstance(first, StarColumns):
+        return replace(first, rows=_joined_field(first.rows, second.rows))
+    if is_dataclass(first) and not isinstance(first, type):
+        values = {
+            f.name: _joined_field(getattr(first, f.name), getattr(second, f.name))
+            for f in fields(first)
+        }
+        return replace(first, **values)
+    return np.concatenate([first, second])

@@ -1,0 +1,260 @@
+"""Everything a finished run hands over: averages, particles, pictures, report, manifest."""
+
+import logging
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cryo2d.data.outcome import DuplicateRule, Outcome, settle
+from cryo2d.io.atomic import atomic_write
+from cryo2d.io.averages import write_class_averages
+from cryo2d.io.particles import ParticleTable, write_particles
+from cryo2d.training.callbacks.metrics import read_rows
+from cryo2d.training.callbacks.montage import log_image
+from cryo2d.training.drawing.classes import ClassTable, number
+from cryo2d.training.drawing.gallery import Gallery, Picture
+from cryo2d.training.drawing.montage import ANGSTROM
+from cryo2d.training.drawing.report import Counts, Report, render_report
+from cryo2d.training.drawing.similarity import similarity_order
+from cryo2d.training.manifest import versions, write_manifest
+from cryo2d.types import IterationSummary
+
+log = logging.getLogger(__name__)
+
+
+class Export(Callback):
+    """Writes the output folder at the end of the fit and prints the table of classes.
+
+    Reads ``summary``, ``assignments``, ``halves`` (half-set of each particle) and ``pixel_size``
+    of the module, ``table`` and ``excluded`` of the data module, the settings from ``.hydra``
+    in the run folder (``trainer.default_root_dir``).
+    """
+
+    def __init__(
+        self,
+        remove_duplicates: bool | None = None,
+        min_separation: float = 20.0,
+        micrograph_pixel_size: float | None = None,
+        sort: bool = True,
+        plot_order: str = "similarity",
+        mask_diameter: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Set what is done after the last iteration.
+
+        Args:
+            remove_duplicates: None for yes where there are pick locations, no for filaments.
+            min_separation: of two particles (Angstrom).
+            micrograph_pixel_size: in place of the file's (Angstrom).
+            sort: tables list the largest class first, else by class number.
+            plot_order: of classes.png, ``similarity`` or ``size``.
+            mask_diameter: circle in which contrast and similarity are measured (Angstrom).
+            seed: of the run, for the manifest.
+
+        Raises:
+            ValueError: an order that does not exist.
+        """
+        if plot_order not in ("similarity", "size"):
+            raise ValueError(f"plot_order is {plot_order!r}, expected 'similarity' or 'size'")
+        self.rule = DuplicateRule(remove_duplicates, min_separation, micrograph_pixel_size)
+        self.sort = sort
+        self.plot_order = plot_order
+        self.mask_diameter = mask_diameter
+        self.seed = seed
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write everything; the manifest comes last."""
+        if not trainer.is_global_zero:
+            return
+        summary, found = pl_module.summary, pl_module.assignments
+        if summary is None or found is None:
+            log.warning("Nothing to export: no iteration was run.")
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        # an unfinished export must not pass for a finished one
+        (folder / "manifest.json").unlink(missing_ok=True)
+        half = pl_module.halves.cpu().numpy()
+        outcome = settle(data.table, data.excluded, found, half, self.rule)
+        table = ClassTable.of_members(summary, found, outcome.keep)
+        gallery = Gallery(
+            summary=summary,
+            table=table,
+            members=found[torch.from_numpy(np.flatnonzero(outcome.keep))],
+            pixel_size=float(pl_module.pixel_size),
+            order=self._plot_order(summary, table, float(pl_module.pixel_size)),
+            optics_names=data.table.optics_names,
+            history=read_rows(folder / "metrics.csv"),
+            mask_diameter=self.mask_diameter,
+        )
+        files = write_particle_files(folder, outcome)
+        files += write_averages(folder, gallery)
+        pictures = gallery.draw()
+        files += write_pictures(folder, pictures)
+        log_image(trainer, "classes_final", gallery.montage, summary.iteration)
+        counts = Counts(
+            total=len(data.table) + len(data.excluded.table),
+            classified=len(outcome.classified),
+            rejected=len(outcome.rejected),
+            excluded=len(outcome.excluded),
+        )
+        self._write_report(folder, gallery, pictures, outcome, counts, files)
+        self._write_manifest(folder, files, counts, data.table, summary)
+        self._print(folder, table)
+
+    def _plot_order(
+        self, summary: IterationSummary, table: ClassTable, pixel_size: float
+    ) -> np.ndarray:
+        if self.plot_order == "size":
+            return table.by_count()
+        radius = None if self.mask_diameter is None else 0.5 * self.mask_diameter / pixel_size
+        return similarity_order(summary.averages.float().numpy(), table.count, radius)
+
+    def _table_order(self, table: ClassTable) -> np.ndarray:
+        return table.by_count() if self.sort else np.arange(len(table))
+
+    def _write_report(
+        self,
+        folder: Path,
+        gallery: Gallery,
+        pictures: list[Picture],
+        outcome: Outcome,
+        counts: Counts,
+        files: list[str],
+    ) -> None:
+        report = Report(
+            title="2D classification",
+            source=outcome.classified.source,
+            counts=counts,
+            facts=headline(gallery, counts),
+            notes=notes(gallery, outcome),
+            pictures=pictures,
+            settings=_text(folder / ".hydra" / "config.yaml"),
+            overrides=given_settings(_text(folder / ".hydra" / "overrides.yaml")),
+            versions=versions(),
+            files={name: (folder / name).stat().st_size for name in files},
+        )
+        averages = gallery.summary.averages.float().numpy()
+        page = render_report(report, averages, gallery.table, self._table_order(gallery.table))
+        with atomic_write(folder / "report.html") as file:
+            file.write(page.encode())
+        files.append("report.html")
+
+    def _write_manifest(
+        self,
+        folder: Path,
+        files: list[str],
+        counts: Counts,
+        table: ParticleTable,
+        summary: IterationSummary,
+    ) -> None:
+        extra = [name for name in ("metrics.csv",) if (folder / name).is_file()]
+        facts = {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "source": table.source,
+            "seed": self.seed,
+            "iterations": summary.iteration + 1,
+            "classes": len(summary.counts),
+            "particles": asdict(counts),
+            "versions": versions(),
+        }
+        write_manifest(folder, [*files, *extra], facts)
+
+    def _print(self, folder: Path, table: ClassTable) -> None:
+        sys.stdout.write(f"\n{table.text(self._table_order(table))}\n\n{folder / 'report.html'}\n")
+        sys.stdout.flush()
+
+
+def write_particle_files(folder: Path, outcome: Outcome) -> list[str]:
+    """Write the particles of an outcome; the names of the files, in the folder."""
+    averages = "class_averages.mrcs"
+    write_particles(folder / "particles.star", outcome.classified, averages=averages)
+    write_particles(folder / "particles.cs", outcome.classified, averages=averages)
+    written = ["particles.star", "particles.cs"]
+    for name, table in (("rejected.star", outcome.rejected), ("excluded.star", outcome.excluded)):
+        if len(table):
+            write_particles(folder / name, table)
+            written.append(name)
+        else:
+            # of an earlier end of the same run
+            (folder / name).unlink(missing_ok=True)
+    return written
+
+
+def write_averages(folder: Path, gallery: Gallery) -> list[str]:
+    """Write the class averages with their numbers; the names of the files, in the folder."""
+    table = gallery.table
+    write_class_averages(
+        folder,
+        gallery.summary.averages.float().numpy(),
+        gallery.pixel_size,
+        {
+            "count": table.count,
+            "resolution": table.resolution,
+            "resolution_half": table.resolution_half,
+            "ess": table.ess,
+            "posterior": table.posterior,
+        },
+    )
+    return [f"class_averages.{kind}" for kind in ("mrcs", "star", "cs")]
+
+
+def write_pictures(folder: Path, pictures: list[Picture]) -> list[str]:
+    """Write the pictures that are files of their own; their names."""
+    written = []
+    for picture in pictures:
+        if picture.file is not None:
+            with atomic_write(folder / picture.file) as file:
+                file.write(picture.png)
+            written.append(picture.file)
+    return written
+
+
+def headline(gallery: Gallery, counts: Counts) -> dict[str, str]:
+    """The numbers on top of the report."""
+    table, summary = gallery.table, gallery.summary
+    resolution = table.resolution[~table.empty & np.isfinite(table.resolution)]
+    seconds = sum(row["seconds"] for row in gallery.history)
+    return {
+        "particles classified": f"{counts.classified:,}",
+        "classes in use": f"{(~table.empty).sum()} of {len(table)}",
+        "effective classes": f"{summary.effective_classes:.1f}",
+        "median resolution": _angstrom(np.median(resolution) if len(resolution) else np.nan),
+        "best resolution": _angstrom(resolution.min(initial=np.inf)),
+        "iterations": str(summary.iteration + 1),
+        "time in iterations": f"{seconds / 60:.1f} min" if seconds else "-",
+    }
+
+
+def notes(gallery: Gallery, outcome: Outcome) -> list[str]:
+    """What the reader of the report should see first."""
+    table, summary = gallery.table, gallery.summary
+    found = list(outcome.notes)
+    if table.empty.any():
+        numbers = ", ".join(map(str, np.flatnonzero(table.empty)))
+        found.append(f"{table.empty.sum()} classes are empty: {numbers}.")
+    if summary.effective_classes < len(table) / 4:
+        found.append(
+            f"Only {summary.effective_classes:.1f} effective classes of {len(table)}: a few "
+            "classes hold most particles."
+        )
+    return found
+
+
+def given_settings(text: str) -> list[str]:
+    """The ``key=value`` of Hydra's overrides.yaml, which is a plain list."""
+    return [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ")]
+
+
+def _angstrom(value: float) -> str:
+    return f"{number(value, 1)} {ANGSTROM}"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

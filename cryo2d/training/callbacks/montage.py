@@ -1,0 +1,72 @@
+"""A picture of all class averages after every iteration."""
+
+from pathlib import Path
+
+import numpy as np
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from cryo2d.training.drawing.classes import ClassTable
+from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
+from cryo2d.training.drawing.style import image_png
+from cryo2d.types import IterationSummary
+
+
+class Montage(Callback):
+    """Draws the classes, largest first, to ``images/iteration_000.png`` and every logger.
+
+    Loggers get one picture per iteration, never one file per class.
+    """
+
+    def __init__(self, mask_diameter: float | None = None) -> None:
+        """Set what is drawn.
+
+        Args:
+            mask_diameter: circle in which the contrast is measured (Angstrom); None for the box.
+        """
+        self.mask_diameter = mask_diameter
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the iteration that has just ended."""
+        summary: IterationSummary | None = pl_module.summary
+        if summary is None or not trainer.is_global_zero:
+            return
+        image = draw_montage(
+            summary.averages.float().numpy(),
+            ClassTable.of_iteration(summary),
+            pixel_size=float(pl_module.pixel_size),
+            title=f"Iteration {summary.iteration} ({summary.iteration + 1} of "
+            f"{summary.num_iterations})",
+            subtitle=subtitle(summary),
+            mask_diameter=self.mask_diameter,
+        )
+        folder = Path(trainer.default_root_dir, "images")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"iteration_{summary.iteration:03d}.png").write_bytes(image_png(image))
+        log_image(trainer, "classes", image, summary.iteration)
+
+
+def subtitle(summary: IterationSummary) -> str:
+    """The state of an iteration in one line."""
+    kind = "full pass" if summary.full else "online"
+    return "   ".join(
+        [
+            f"{len(summary.counts)} classes",
+            f"{summary.effective_classes:.1f} effective",
+            f"{summary.particles:,} particles ({kind})",
+            f"band to {summary.resolution:.1f} {ANGSTROM}",
+            f"uncertainty {summary.uncertainty:.2f}",
+        ]
+    )
+
+
+def log_image(trainer: Trainer, name: str, image: np.ndarray, step: int) -> None:
+    """Hand a picture ``[y x 3]`` (uint8) to every logger that can show one."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, image, step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            # uint8: wandb casts without scaling, floats would come out black
+            logger.log_image(name, [image], step=step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, image, f"{name}/{step:03d}.png")
