@@ -1,0 +1,160 @@
+"""The local search: all rings, a fine grid round the candidate poses, sub-grid interpolation.
+
+Each candidate image is first brought into its class's frame at the coarse pose. What is left is a
+small rotation and shift, the same few for all images of a class: one matrix product per class with
+its slightly rotated and shifted references.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.geometry.transform import rotate_vector, rotation_phase, shift_phase
+from cryo2d.physics.image import adjoint
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Candidate poses, one row each, all ``[p]`` but ``shift`` ``[p 2]``.
+
+    Attributes:
+        particle: row of the batch.
+        classes: class.
+        psi: rotation image -> class (radian).
+        shift: shift in the image frame before the rotation (pixel).
+    """
+
+    particle: Tensor
+    classes: Tensor
+    psi: Tensor
+    shift: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> "Poses":
+        return Poses(self.particle[rows], self.classes[rows], self.psi[rows], self.shift[rows])
+
+
+@dataclass(frozen=True)
+class RefinedPoses:
+    """Poses after the local search, rows as given to it.
+
+    Attributes:
+        poses: refined poses.
+        cross: Re<CTF X / sigma^2, A> at the refined pose ``[p]``.
+        pose_ess: effective number of rotations of the local grid ``[p]``.
+        shift_ess: effective number of shifts of the local grid ``[p]``.
+    """
+
+    poses: Poses
+    cross: Tensor
+    pose_ess: Tensor
+    shift_ess: Tensor
+
+
+def parabola_peak(before: Tensor, centre: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Offset (within half a step) and gain over ``centre`` of the parabola through three values."""
+    curve = before - 2.0 * centre + after
+    slope = 0.5 * (after - before)
+    offset = torch.where(curve < 0, -slope / curve.clamp(max=-1e-20), torch.zeros_like(curve))
+    offset = offset.clamp(-0.5, 0.5)
+    return offset, slope * offset + 0.5 * curve * offset**2
+
+
+def effective_number(log_weights: Tensor) -> Tensor:
+    """1 / sum p^2 of unnormalised log weights, over the last axis."""
+    p = torch.softmax(log_weights, dim=-1)
+    return 1.0 / (p * p).sum(-1)
+
+
+class FineBank:
+    """Local pose grid and the references it is applied to.
+
+    Args:
+        references: circular harmonics of the class averages ``[k m s]`` on ``grid``.
+        grid: polar grid of all rings in use.
+        band: weight of each ring in the alignment ``[s]``, 0 or 1.
+        rotation_step: coarse rotation step (radian).
+        shift_step: coarse shift step (pixel).
+        steps: fine steps per coarse step, even.
+        num_orders: angular orders that the references fill.
+    """
+
+    def __init__(
+        self,
+        references: Tensor,
+        grid: PolarGrid,
+        *,
+        band: Tensor,
+        rotation_step: float,
+        shift_step: float,
+        steps: int = 4,
+        num_orders: int | None = None,
+    ) -> None:
+        device = references.device
+        self.grid = grid
+        self._orders = num_orders or grid.num_angles
+        self._references = grid.from_harmonics(references)
+        self._width = steps + 1
+        local = torch.arange(-(steps // 2), steps // 2 + 1, device=device)
+        self._turn, self._step = rotation_step / steps, shift_step / steps
+        y, x = torch.meshgrid(local * self._step, local * self._step, indexing="ij")
+        self._moves = torch.stack((x, y), dim=-1).reshape(-1, 2)
+        self._phase = shift_phase(grid, -self._moves)
+        weight = (grid.ring_weights * band).to(device) * grid.harmonic_weights().to(device)[:, None]
+        turn = rotation_phase(-local * self._turn, self._orders)
+        self._weight = turn[:, None] * weight[: self._orders]  # [r 1 m s]
+
+    def _templates(self, k: int) -> Tensor:
+        """Local references of one class ``[r*y*x 2ms]``."""
+        moved = self.grid.harmonics(self._references[k] * self._phase)[:, : self._orders]
+        return torch.view_as_real(self._weight * moved).flatten(2).flatten(0, 1)
+
+    def refine(
+        self, image: Tensor, poses: Poses, scale: Tensor, *, temperature: float = 1.0
+    ) -> RefinedPoses:
+        """Best pose near each given one.
+
+        Args:
+            image: CTF X / sigma^2 ``[n a s]``.
+            poses: starting poses, sorted by class.
+            scale: contrast scale of the particles ``[n]``.
+            temperature: squared uncertainty factor, for the effective numbers.
+        """
+        counts = torch.bincount(poses.classes, minlength=len(self._references)).tolist()
+        aligned = adjoint(self.grid, image[poses.particle], poses.psi, poses.shift)
+        flat = torch.view_as_real(aligned[:, : self._orders].contiguous()).flatten(1)
+        scores, start = [], 0
+        for k, count in enumerate(counts):
+            if count:
+                scores.append(flat[start : start + count] @ self._templates(k).T)
+            start += count
+        return self._peak(poses, torch.cat(scores), scale[poses.particle] / temperature)
+
+    def _peak(self, poses: Poses, score: Tensor, sharpness: Tensor) -> RefinedPoses:
+        width, row = self._width, torch.arange(len(score), device=score.device)
+        cube = score.view(-1, width, width, width)
+        best = score.argmax(dim=1)
+        r = (best // (width * width)).clamp(1, width - 2)
+        y = (best // width % width).clamp(1, width - 2)
+        x = (best % width).clamp(1, width - 2)
+        centre = cube[row, r, y, x]
+        dr, up_r = parabola_peak(cube[row, r - 1, y, x], centre, cube[row, r + 1, y, x])
+        dy, up_y = parabola_peak(cube[row, r, y - 1, x], centre, cube[row, r, y + 1, x])
+        dx, up_x = parabola_peak(cube[row, r, y, x - 1], centre, cube[row, r, y, x + 1])
+        middle = width // 2
+        psi = poses.psi + (r - middle + dr) * self._turn
+        move = torch.stack((x - middle + dx, y - middle + dy), dim=-1) * self._step
+        logs = cube * sharpness[:, None, None, None]
+        return RefinedPoses(
+            Poses(
+                poses.particle,
+                poses.classes,
+                psi % (2.0 * math.pi),
+                poses.shift + rotate_vector(move, -psi),
+            ),
+            centre + up_r + up_y + up_x,
+            effective_number(logs.flatten(2).logsumexp(2)),
+            effective_number(logs.flatten(2).logsumexp(1)),
+        )

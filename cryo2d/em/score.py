@@ -1,0 +1,152 @@
+"""Log likelihood of poses: the dense search, then the local search of the best classes.
+
+For a particle with polar samples X, contrast scale alpha and noise power sigma^2, and a class
+average A in the particle's frame,
+
+    log p = alpha Re<CTF X / sigma^2, A> - alpha^2/2 |CTF A / sigma|^2 + const.
+
+CTF and noise are put onto the image once, so that the first term is a plain inner product with a
+reference that knows no CTF. The second uses ring means: it does not depend on the shift, and on the
+rotation only through astigmatism.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryo2d.em.coarse import CoarseBank
+from cryo2d.em.fine import FineBank, Poses
+from cryo2d.em.search import PoseSearch
+from cryo2d.geometry.polar import PolarGrid, even_size
+from cryo2d.geometry.shells import ring_power
+from cryo2d.geometry.transform import rotate_vector
+from cryo2d.physics.preprocess import WeightedImages
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Poses worth a posterior, one row each; unlisted classes have no weight.
+
+    Attributes:
+        poses: refined poses.
+        loglik: log likelihood gain over an empty image ``[p]``.
+        cross_cor: 2 Re<CTF X / sigma^2, A> ``[p]``.
+        slice_pow: |CTF A / sigma|^2 ``[p]``.
+        pose_ess: effective number of rotations ``[p]``.
+        shift_ess: effective number of shifts ``[p]``.
+        num_particles: particles of the batch.
+    """
+
+    poses: Poses
+    loglik: Tensor
+    cross_cor: Tensor
+    slice_pow: Tensor
+    pose_ess: Tensor
+    shift_ess: Tensor
+    num_particles: int
+
+
+class PoseScorer:
+    """The references of one iteration, ready to be compared with particles.
+
+    Args:
+        references: class averages ``[k y x]``, masked.
+        grid: polar grid of the particles, all rings.
+        search: pose grids.
+        rings: rings in use, the finest alignment resolution.
+        first_ring: rings below this are not aligned on (the high-pass).
+        jitter: offset of the rotation grid in coarse steps, within half a step.
+    """
+
+    def __init__(
+        self,
+        references: Tensor,
+        grid: PolarGrid,
+        search: PoseSearch,
+        *,
+        rings: int,
+        first_ring: int = 0,
+        jitter: float = 0.0,
+    ) -> None:
+        device = references.device
+        self.grid, self.search, self.rings = grid, search, rings
+        coarse = search.rings(rings)
+        coarse_grid = PolarGrid(grid.box, coarse, padding=grid.padding)
+        band = (torch.arange(grid.num_rings) >= first_ring).float()
+        num_rotations = search.num_rotations(coarse)
+        rotation_step = 2.0 * torch.pi / num_rotations
+        self._shifts = search.shifts(coarse).to(device)
+        self._coarse = CoarseBank(
+            coarse_grid.sample(references),
+            coarse_grid,
+            band=band[:coarse],
+            shifts=self._shifts,
+            num_rotations=num_rotations,
+            offset=jitter * rotation_step,
+        )
+        fine_grid = PolarGrid(grid.box, rings, num_angles=grid.num_angles, padding=grid.padding)
+        harmonics = fine_grid.harmonics(fine_grid.sample(references))
+        reach = torch.pi * rings * search.extent / grid.box + 4  # J_m(z) is negligible for m > z
+        self._fine = FineBank(
+            harmonics,
+            fine_grid,
+            band=band[:rings],
+            rotation_step=rotation_step,
+            shift_step=search.shift_step(coarse),
+            steps=search.fine_steps,
+            num_orders=min(grid.num_angles, even_size(float(reach))),
+        )
+        weight = (fine_grid.ring_weights * band[:rings]).to(device)
+        self._power = ring_power(fine_grid, harmonics) * weight  # [k s]
+        self._coarse_rings = coarse
+
+    def candidates(
+        self, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
+    ) -> Candidates:
+        """Score particles against every class and refine the best.
+
+        Args:
+            images: weighted particles.
+            log_prior: log weight of each class ``[k]``.
+            uncertainty: uncertainty factor f of the posterior ``exp(-chi2 / (2 f^2))``.
+        """
+        num, rings = len(images), self._coarse_rings
+        scale = images.scale[:, None]
+        low = self.grid.harmonics(images.image[:, :, :rings])
+        best = self._coarse.best(low)
+        norm = images.transfer[:, :rings] @ self._power[:, :rings].T
+        coarse = scale * best.cross - 0.5 * scale**2 * norm + uncertainty**2 * log_prior
+        count = min(self.search.candidates, coarse.shape[1])
+        value, classes = coarse.topk(count, dim=1)
+        near = value >= value[:, :1] - self.search.margin * uncertainty**2
+        particle = torch.arange(num, device=classes.device)[:, None].expand_as(classes)
+        order = classes[near].argsort(stable=True)
+        particle, classes = particle[near][order], classes[near][order]
+        psi = best.psi[particle, classes]
+        shift = rotate_vector(self._shifts[best.shift[particle, classes]], -psi)
+        return self._refined(images, Poses(particle, classes, psi, shift), log_prior, uncertainty)
+
+    def _refined(
+        self, images: WeightedImages, poses: Poses, log_prior: Tensor, uncertainty: float
+    ) -> Candidates:
+        found = self._fine.refine(
+            images.image[:, :, : self.rings],
+            poses,
+            images.scale,
+            temperature=uncertainty**2,
+        )
+        particle, classes = found.poses.particle, found.poses.classes
+        transfer = images.transfer[particle, : self.rings]
+        slice_pow = (transfer * self._power[classes]).sum(1)
+        alpha = images.scale[particle]
+        loglik = alpha * found.cross - 0.5 * alpha**2 * slice_pow
+        return Candidates(
+            poses=found.poses,
+            loglik=loglik + uncertainty**2 * log_prior[classes],
+            cross_cor=2.0 * found.cross,
+            slice_pow=slice_pow,
+            pose_ess=found.pose_ess,
+            shift_ess=found.shift_ess,
+            num_particles=len(images),
+        )

@@ -1,0 +1,70 @@
+"""First references."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cryo2d.em.fine import Poses
+from cryo2d.em.posterior import Posterior
+from cryo2d.em.score import Candidates
+from cryo2d.em.solve import images_of, least_squares
+from cryo2d.em.stats import SufficientStats, accumulate
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.preprocess import WeightedImages
+
+
+def random_subsets(
+    num_particles: int, num_classes: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random class and rotation for each of some particles: ``[n]`` int64 and ``[n]`` radian."""
+    order = torch.randperm(num_particles, generator=generator)
+    psi = torch.rand(num_particles, generator=generator) * (2.0 * math.pi)
+    return order % num_classes, psi
+
+
+def fixed_posterior(classes: Tensor, psi: Tensor, shift: Tensor) -> Posterior:
+    """All weight on one given pose of each particle.
+
+    Args:
+        classes: class ``[n]``.
+        psi: rotation image -> class ``[n]`` (radian).
+        shift: shift in the image frame ``[n 2]`` (pixel).
+    """
+    num, one = len(classes), torch.ones_like(psi)
+    row = torch.arange(num, device=classes.device)
+    poses = Poses(row, classes, psi, shift)
+    zero = torch.zeros_like(psi)
+    return Posterior(Candidates(poses, zero, zero, zero, one, one, num), one, row)
+
+
+def add_random(
+    stats: SufficientStats,
+    grid: PolarGrid,
+    images: WeightedImages,
+    generator: torch.Generator,
+) -> None:
+    """Add particles to random classes at random rotations, in place."""
+    device = images.image.device
+    classes, psi = random_subsets(len(images), stats.num.shape[1], generator)
+    shift = torch.zeros((len(images), 2), device=device)
+    posterior = fixed_posterior(classes.to(device), psi.to(device), shift)
+    accumulate(stats, grid, images, posterior)
+
+
+def low_passed_averages(
+    stats: SufficientStats, grid: PolarGrid, mask: Tensor, rings: float, scale: float = 1.0
+) -> Tensor:
+    """Averages ``[k y x]`` of the statistics with a Gaussian low-pass at ``rings`` cycles per box.
+
+    Args:
+        stats: sums over particles.
+        grid: polar grid of the statistics.
+        mask: soft mask ``[y x]``.
+        rings: the filter falls to 1/2 there.
+        scale: contrast of the result.
+    """
+    device = stats.den.device
+    falloff = torch.exp(-math.log(2.0) * (grid.radii.to(device) / rings) ** 2)
+    average = least_squares(grid, stats.num.sum(0), stats.den.sum(0))
+    return scale * images_of(grid, average * falloff) * mask.to(device)

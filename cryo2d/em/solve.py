@@ -1,0 +1,98 @@
+"""From sufficient statistics to class averages."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryo2d.em.prior import Regularizer
+from cryo2d.em.stats import SufficientStats
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.geometry.shells import ring_correlation
+
+_FLOOR = 1e-3  # least weight of a ring, as a part of the class's best ring: CTF zeros
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Class averages and what is known of their quality.
+
+    Attributes:
+        averages: ``[k y x]``, masked.
+        frc: half-set Fourier ring correlation inside the mask ``[k s]``.
+    """
+
+    averages: Tensor
+    frc: Tensor
+
+
+def least_squares(grid: PolarGrid, num: Tensor, den: Tensor) -> Tensor:
+    """Unregularised averages ``[k m s]`` num / den; 0 for a class without particles."""
+    floor = _FLOOR * den.amax(-1, keepdim=True)
+    return num / (den + floor).clamp(min=1e-20)[..., None, :]
+
+
+def images_of(grid: PolarGrid, harmonics: Tensor) -> Tensor:
+    """Real-space images ``[k y x]`` of circular harmonics ``[k m s]``."""
+    return grid.synthesize(grid.from_harmonics(harmonics))
+
+
+@dataclass(frozen=True)
+class WienerSolver:
+    """A = w num / den with Wiener weights w from the half-sets, masked by a soft circle.
+
+    Args:
+        grid: polar grid of the statistics.
+        mask: soft mask ``[y x]``.
+        regularizer: Wiener weights per ring.
+    """
+
+    grid: PolarGrid
+    mask: Tensor
+    regularizer: Regularizer
+
+    def half_correlation(self, stats: SufficientStats) -> Tensor:
+        """FRC between the masked averages of the two half-sets ``[k s]``."""
+        grid, mask = self.grid, self.mask.to(stats.den.device)
+        first, second = (
+            grid.harmonics(grid.sample(images_of(grid, average) * mask))
+            for average in least_squares(grid, stats.num, stats.den)
+        )
+        return ring_correlation(grid, first, second)
+
+    def __call__(self, stats: SufficientStats) -> Solution:
+        """Averages and their FRC."""
+        frc = self.half_correlation(stats)
+        den = stats.den.sum(0)
+        weight = self.regularizer(frc, den, stats.count.sum(0))
+        harmonics = least_squares(self.grid, stats.num.sum(0), den) * weight[:, None]
+        return Solution(images_of(self.grid, harmonics) * self.mask.to(frc.device), frc)
+
+
+@dataclass(frozen=True)
+class Recenter:
+    """Centre of mass of the bright pixels of each average, to be moved to the box centre.
+
+    Args:
+        threshold: pixels above this part of the maximum count.
+        binary: whether they all weigh the same (else by their value).
+        max_step: longest move in one iteration (pixel).
+    """
+
+    threshold: float = 0.2
+    binary: bool = False
+    max_step: float = 3.0
+
+    def shift(self, averages: Tensor) -> Tensor:
+        """Shifts ``[k 2]`` (pixel) that centre the averages ``[k y x]``; 0 for blank ones."""
+        box = averages.shape[-1]
+        axis = torch.arange(box, device=averages.device, dtype=averages.dtype) - box // 2
+        peak = averages.amax((1, 2))
+        bright = (averages > self.threshold * peak[:, None, None]) & (peak > 0)[:, None, None]
+        weight = bright.to(averages.dtype) if self.binary else averages * bright
+        mass = weight.sum((1, 2)).clamp(min=1e-20)
+        x = (weight * axis).sum((1, 2)) / mass
+        y = (weight * axis[:, None]).sum((1, 2)) / mass
+        shift = -torch.stack((x, y), dim=1)
+        length = shift.norm(dim=1, keepdim=True)
+        return shift * (self.max_step / length.clamp(min=self.max_step))

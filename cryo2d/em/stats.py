@@ -1,0 +1,140 @@
+"""Sufficient statistics of the M-step: one additive value."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from cryo2d.em.fine import Poses
+from cryo2d.em.posterior import Posterior
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.geometry.transform import shift_phase
+from cryo2d.physics.image import adjoint, form
+from cryo2d.physics.preprocess import WeightedImages
+
+
+@dataclass(frozen=True)
+class SufficientStats:
+    """Posterior-weighted sums over particles, in two half-sets.
+
+    Attributes:
+        num: sum p alpha CTF X / sigma^2, rotated and shifted into the class ``[h k m s]`` complex.
+        den: sum p alpha^2 CTF^2 / sigma^2, ring means ``[h k s]``.
+        count: sum p ``[h k]``.
+        power: residual power summed over particles ``[g s]``.
+        particles: particles that entered ``power`` ``[g]``.
+    """
+
+    num: Tensor
+    den: Tensor
+    count: Tensor
+    power: Tensor
+    particles: Tensor
+
+    @classmethod
+    def zeros(
+        cls,
+        grid: PolarGrid,
+        num_classes: int,
+        num_groups: int,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Statistics of no particle."""
+        rings, angles = grid.num_rings, grid.num_angles
+        return cls(
+            torch.zeros((2, num_classes, angles, rings), dtype=torch.complex64, device=device),
+            torch.zeros((2, num_classes, rings), device=device),
+            torch.zeros((2, num_classes), device=device),
+            torch.zeros((num_groups, rings), device=device),
+            torch.zeros(num_groups, device=device),
+        )
+
+    def __add__(self, other: Self) -> Self:
+        return self._combine(other, 1.0, 1.0)
+
+    def blend(self, other: Self, gamma: float) -> Self:
+        """(1 - gamma) self + gamma other: the online update of Cappe & Moulines (2009)."""
+        return self._combine(other, 1.0 - gamma, gamma)
+
+    def scaled(self, factor: float) -> Self:
+        """Every sum multiplied by a factor."""
+        return type(self)(**{name: factor * value for name, value in self.as_dict().items()})
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """The sums by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def _combine(self, other: Self, a: float, b: float) -> Self:
+        mine, theirs = self.as_dict(), other.as_dict()
+        return type(self)(**{name: a * mine[name] + b * theirs[name] for name in mine})
+
+    def moved(self, grid: PolarGrid, shift: Tensor) -> Self:
+        """Classes shifted by ``shift`` ``[k 2]`` (pixel): the sums follow a re-centred average."""
+        rings = grid.from_harmonics(self.num) * shift_phase(grid, shift)
+        return type(self)(**{**self.as_dict(), "num": grid.harmonics(rings)})
+
+
+def accumulate(
+    stats: SufficientStats,
+    grid: PolarGrid,
+    images: WeightedImages,
+    posterior: Posterior,
+    *,
+    least: float = 0.02,
+    chunk: int = 512,
+) -> None:
+    """Add particles to the class sums in place.
+
+    Args:
+        stats: sums to add to.
+        grid: polar grid of the particles.
+        images: weighted particles.
+        posterior: where each of them goes.
+        least: posterior weights below this are dropped and the others renormalised.
+        chunk: poses handled at a time, which bounds the memory.
+    """
+    particle = posterior.candidates.poses.particle
+    kept = torch.where(posterior.weight >= least, posterior.weight, 0.0)
+    total = torch.zeros(len(images), device=kept.device).index_add_(0, particle, kept)
+    kept = kept / total[particle].clamp(min=1e-20)
+    rows = kept.nonzero()[:, 0]
+    num = torch.view_as_real(stats.num).flatten(0, 1).flatten(1)
+    den, count = stats.den.flatten(0, 1), stats.count.flatten()
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        poses, weight = posterior.candidates.poses[part], kept[part]
+        row = poses.particle
+        alpha = images.scale[row]
+        rotated = adjoint(grid, images.image[row], poses.psi, poses.shift)
+        slot = images.half[row] * stats.num.shape[1] + poses.classes
+        weighted = torch.view_as_real(rotated).flatten(1) * (weight * alpha)[:, None]
+        num.index_add_(0, slot, weighted)
+        den.index_add_(0, slot, images.transfer[row] * (weight * alpha**2)[:, None])
+        count.index_add_(0, slot, weight)
+
+
+def add_residual(
+    stats: SufficientStats,
+    grid: PolarGrid,
+    images: WeightedImages,
+    poses: Poses,
+    references: Tensor,
+) -> None:
+    """Add the residual power |X - alpha CTF A|^2 of each particle's best pose, in place.
+
+    Args:
+        stats: sums to add to.
+        grid: polar grid of the particles.
+        images: weighted particles.
+        poses: best pose of every particle, in their order.
+        references: circular harmonics of the classes ``[k m s]``, with as many rings as were used.
+    """
+    rings = references.shape[-1]
+    part = PolarGrid(grid.box, rings, num_angles=grid.num_angles, padding=grid.padding)
+    model = form(part, references[poses.classes], poses.psi, poses.shift)
+    model = model * images.ctf[:, :, :rings] * images.scale[:, None, None]
+    residual = torch.cat((images.rings[:, :, :rings] - model, images.rings[:, :, rings:]), dim=-1)
+    power = torch.view_as_real(residual).square().sum(-1).mean(1)
+    stats.power.index_add_(0, images.optics, power)
+    stats.particles.index_add_(0, images.optics, torch.ones_like(images.scale))

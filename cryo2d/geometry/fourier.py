@@ -1,0 +1,44 @@
+"""Fourier cropping of images."""
+
+import torch
+from torch import Tensor
+
+
+def smooth_size(value: int) -> int:
+    """Smallest even size not below ``value`` with no prime factor above 7."""
+    size = value + value % 2
+    while True:
+        rest = size
+        for factor in (2, 3, 5, 7):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 2
+
+
+def fourier_crop(images: Tensor, box: int) -> Tensor:
+    """Images resampled to a smaller box by dropping high frequencies.
+
+    The centre stays on pixel ``box // 2`` and the mean of the image is kept. The Nyquist row and
+    column of an even box are dropped: their sign is not determined.
+
+    Args:
+        images: ``[n y x]`` float32.
+        box: new size, not above the old one.
+
+    Returns:
+        ``[n box box]``.
+    """
+    old = images.shape[-1]
+    if box == old:
+        return images
+    assert box < old
+    centred = torch.fft.ifftshift(images, dim=(-2, -1))
+    keep = (box - 1) // 2
+    spectrum = torch.fft.rfft2(centred)
+    small = spectrum.new_zeros((*images.shape[:-2], box, box // 2 + 1))
+    small[..., : keep + 1, : keep + 1] = spectrum[..., : keep + 1, : keep + 1]
+    small[..., -keep:, : keep + 1] = spectrum[..., -keep:, : keep + 1]
+    cropped = torch.fft.irfft2(small, s=(box, box)) * (box / old) ** 2
+    return torch.fft.fftshift(cropped, dim=(-2, -1))

@@ -1,0 +1,34 @@
+"""From a class average to a particle image, and the adjoint: the model of image formation.
+
+    X = alpha CTF S(-t) R(-psi) A + noise
+
+with A the circular harmonics of a class average. Rotation and shift are those of
+:mod:`cryo2d.geometry.transform`, inverted, because A is taken into the particle's frame.
+"""
+
+from torch import Tensor
+
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.geometry.transform import rotation_phase, shift_phase
+
+
+def form(grid: PolarGrid, harmonics: Tensor, psi: Tensor, shift: Tensor) -> Tensor:
+    """Class averages seen in the frames of particles, without CTF.
+
+    Args:
+        grid: polar grid.
+        harmonics: circular harmonics of the class of each particle ``[n m s]``.
+        psi: rotation image -> class ``[n]`` (radian).
+        shift: shift image -> class ``[n 2]`` (pixel).
+
+    Returns:
+        Polar samples ``[n a s]``.
+    """
+    turned = harmonics * rotation_phase(-psi, harmonics.shape[-2])
+    return grid.from_harmonics(turned) * shift_phase(grid, -shift)
+
+
+def adjoint(grid: PolarGrid, rings: Tensor, psi: Tensor, shift: Tensor) -> Tensor:
+    """Particles ``[n a s]`` taken into the frame of their class ``[n m s]``, adjoint of form."""
+    moved = rings * shift_phase(grid, shift)
+    return grid.harmonics(moved) * rotation_phase(psi, grid.num_angles)

@@ -1,0 +1,145 @@
+"""From raw particle boxes to weighted polar samples."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cryo2d.geometry.fourier import fourier_crop, smooth_size
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.ctf import ctf_at
+from cryo2d.physics.mask import circular_mask, radius_grid
+from cryo2d.types import CtfParams, ParticleBatch
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Raw boxes to polar Fourier samples; done once for each particle.
+
+    The background outside ``background_radius`` gets mean 0 and standard deviation 1 (RELION's
+    normalisation), a soft window takes the corners away, the image is Fourier-cropped to the
+    working box and sampled on rings.
+
+    Args:
+        grid: polar grid of the working box.
+        raw_box: size of the raw images (pixel).
+        background_radius: pixels beyond this part of the half box are background.
+        window: whether to apply the window.
+        window_inner: end of the flat part of the window, as a part of the half box.
+        window_outer: end of the soft edge, as a part of the half box.
+        invert: whether protein is dark in the raw images.
+    """
+
+    grid: PolarGrid
+    raw_box: int
+    background_radius: float = 0.9
+    window: bool = True
+    window_inner: float = 0.85
+    window_outer: float = 0.99
+    invert: bool = False
+
+    @cached_property
+    def _background(self) -> Tensor:
+        return radius_grid(self.raw_box) > self.background_radius * self.raw_box / 2
+
+    @cached_property
+    def _window(self) -> Tensor:
+        if not self.window:
+            return torch.ones((self.raw_box, self.raw_box))
+        half = self.raw_box / 2
+        return circular_mask(self.raw_box, self.window_inner * half, self.window_outer * half)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images with background mean 0 and standard deviation 1, protein white."""
+        border = images[:, self._background.to(images.device)]
+        mean, deviation = border.mean(1), border.std(1)
+        sign = -1.0 if self.invert else 1.0
+        return sign * (images - mean[:, None, None]) / deviation[:, None, None].clamp(min=1e-20)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Polar samples ``[n a s]`` of raw boxes ``[n y x]``."""
+        flat = self.normalise(images) * self._window.to(images.device)
+        return self.grid.sample(fourier_crop(flat, self.grid.box))
+
+
+Transfer = Callable[[CtfParams, Tensor, Tensor], Tensor]
+
+
+def phase_flip(params: CtfParams, fx: Tensor, fy: Tensor) -> Tensor:
+    """Only the sign of the CTF: particles are phase-flipped, amplitudes left as they are."""
+    return torch.where(ctf_at(params, fx, fy) < 0, -1.0, 1.0)
+
+
+def no_ctf(params: CtfParams, fx: Tensor, fy: Tensor) -> Tensor:
+    """No correction: negative stain, or particles corrected beforehand."""
+    return torch.ones((len(params), *fx.shape), device=fx.device)
+
+
+TRANSFER: dict[str, Transfer] = {"full": ctf_at, "flip": phase_flip, "none": no_ctf}
+
+
+@dataclass(frozen=True)
+class WeightedImages:
+    """Particles as the E-step reads them.
+
+    Attributes:
+        rings: X, polar samples ``[n a s]``.
+        ctf: transfer function at the same samples ``[n a s]``.
+        image: CTF X / sigma^2 ``[n a s]``.
+        transfer: ring means of CTF^2 / sigma^2 ``[n s]``.
+        scale: contrast scale alpha ``[n]``.
+        half: half-set ``[n]``.
+        optics: optics group ``[n]``.
+    """
+
+    rings: Tensor
+    ctf: Tensor
+    image: Tensor
+    transfer: Tensor
+    scale: Tensor
+    half: Tensor
+    optics: Tensor
+
+    def __len__(self) -> int:
+        return len(self.half)
+
+
+def weigh(
+    batch: ParticleBatch,
+    grid: PolarGrid,
+    *,
+    pixel_size: float,
+    noise: Tensor,
+    transfer: Transfer = ctf_at,
+) -> WeightedImages:
+    """Put CTF and noise onto the images, so that references need neither.
+
+    Args:
+        batch: particles.
+        grid: polar grid of ``batch.rings``.
+        pixel_size: of the working box (Angstrom).
+        noise: noise power ``[g s]``.
+        transfer: the transfer function to use.
+    """
+    device = batch.rings.device
+    fx, fy = (f.to(device) / pixel_size for f in grid.frequencies)
+    ctf = transfer(batch.ctf, fx, fy)
+    precision = 1.0 / noise[batch.optics]
+    return WeightedImages(
+        rings=batch.rings,
+        ctf=ctf,
+        image=batch.rings * (ctf * precision[:, None]),
+        transfer=(ctf * ctf).mean(1) * precision,
+        scale=batch.scale,
+        half=batch.half,
+        optics=batch.optics,
+    )
+
+
+def working_box(raw_box: int, pixel_size: float, max_resolution: float) -> int:
+    """Smallest even, FFT-friendly box that still holds ``max_resolution`` (Angstrom)."""
+    needed = math.ceil(2.0 * raw_box * pixel_size / max_resolution - 1e-6)
+    return min(raw_box, smooth_size(max(needed, 16)))
