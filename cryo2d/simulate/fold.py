@@ -139,10 +139,10 @@ def domain(
 def filling(rng: Generator, radii: ArrayLike) -> Beads:
     """Loops and side chains: weaker, wider beads at random between the rods of an ellipsoid."""
     size = np.asarray(radii, dtype=np.float64)
-    points = rng.normal(size=(max(4, round(float(np.prod(size)) / 220.0)), 3))
+    points = rng.normal(size=(max(4, round(float(np.prod(size)) / 280.0)), 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     points *= size * rng.uniform(0.1, 1.06, (len(points), 1)) ** (1.0 / 3.0)
-    return _beads(points, 3.8, 2.6)
+    return _beads(points, 4.0, 3.3)
 
 
 def folded_rna(rng: Generator, centre: ArrayLike, radii: ArrayLike) -> Beads:

@@ -13,9 +13,7 @@ _DETECTOR_FREQUENCY = 0.9
 _BACKGROUND_RADIUS = 0.92
 
 
-def noise_power(
-    fx: Tensor, fy: Tensor, ctf: Tensor, pixel_size: float, haze: Tensor
-) -> Tensor:
+def noise_power(fx: Tensor, fy: Tensor, ctf: Tensor, pixel_size: float, haze: Tensor) -> Tensor:
     """Power of the noise at each frequency, mean 1 over the frequencies given.
 
     P(s) = [1 + h H / (1 + (s / s_h)^2) + I CTF(s)^2 exp(-(s - s_i)^2 / (2 w^2))] M(s)^2

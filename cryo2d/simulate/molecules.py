@@ -111,7 +111,13 @@ def shell(rng: Generator) -> tuple[str, Beads]:
 def channel(rng: Generator) -> tuple[str, Beads]:
     """A fourfold ion channel: helices across a detergent belt, a soluble crown below."""
     helices = []
-    for radius, angle, tilt in ((9, 0, 12), (17, 28, -14), (22, -16, 18), (30, 10, -8), (33, 42, 6)):
+    for radius, angle, tilt in (
+        (9, 0, 12),
+        (17, 28, -14),
+        (22, -16, 18),
+        (30, 10, -8),
+        (33, 42, 6),
+    ):
         turn = rotation(Z, angle) @ rotation(X, tilt)
         where = rotation(Z, angle) @ np.array([radius, 0.0, 0.0])
         helices.append(moved(rod(-19.0 * Z, 19.0 * Z), turn, where))
@@ -151,13 +157,13 @@ def rod_with_knob(rng: Generator) -> tuple[str, Beads]:
     parts = []
     for strand in range(4):
         phase = np.linspace(0.0, 1.4 * math.pi, 9) + 0.5 * math.pi * strand
-        height = np.linspace(-48.0, 30.0, 9)
-        bend = 0.005 * (height + 20.0) ** 2
+        height = np.linspace(-40.0, 30.0, 9)
+        bend = 0.006 * (height + 20.0) ** 2
         path = np.stack([7.0 * np.cos(phase) + bend, 7.0 * np.sin(phase), height], axis=1)
         parts += [rod(a, b)[:-1] for a, b in zip(path[:-1], path[1:], strict=True)]
     parts.append(domain(rng, (12, 0, 46), (35, 28, 28), "mixed"))
     parts.append(domain(rng, (38, 16, 28), (18, 17, 17), "beta"))
-    parts.append(domain(rng, (15, -6, -50), (20, 15, 14), "alpha"))
+    parts.append(domain(rng, (14, -6, -42), (20, 15, 14), "alpha"))
     return "C1", np.concatenate(parts)
 
 
@@ -175,13 +181,8 @@ NAMES = tuple(builder.__name__ for builder in _BUILDERS)
 
 
 def molecules(number: int = len(_BUILDERS)) -> list[Phantom]:
-    """The first of the demo's molecules, the same ones every time.
-
-    Raises:
-        ValueError: for a number that is not between 1 and the number of known molecules.
-    """
-    if not 1 <= number <= len(_BUILDERS):
-        raise ValueError(f"num_molecules is {number}, expected 1 to {len(_BUILDERS)}: {NAMES}")
+    """The first of the demo's molecules, the same ones every time."""
+    assert 1 <= number <= len(_BUILDERS), number
     built = []
     for index, builder in enumerate(_BUILDERS[:number]):
         symmetry, beads = builder(np.random.default_rng(index))
@@ -195,6 +196,6 @@ def contaminant(rng: Generator) -> Phantom:
     spread = rng.uniform(15.0, 40.0)
     points = rng.uniform(-spread, spread, (number, 3))
     sigma = rng.uniform(8.0, 18.0, number)
-    weight = rng.uniform(0.5, 1.0, number) * sigma**3 * 2.0
+    weight = rng.uniform(0.5, 1.0, number) * sigma**3 * 0.8
     beads = np.concatenate([points, sigma[:, None], weight[:, None]], axis=1)
     return Phantom.from_beads("contaminant", "C1", moved(beads, random_rotation(rng)))

@@ -14,7 +14,7 @@ from cryo2d.simulate.fold import random_rotations, rotation
 from cryo2d.simulate.molecules import contaminant
 from cryo2d.simulate.phantom import Phantom, project
 
-_CANDIDATE_VIEWS = 60
+MAX_VIEWS = 63  # of a molecule, as many as are tried
 _NUM_CONTAMINANTS = 6
 
 
@@ -111,7 +111,7 @@ def distinct_views(phantom: Phantom, number: int, rng: Generator) -> NDArray[np.
     least like any before, mirror images counted as alike.
     """
     canonical = np.stack([np.eye(3), rotation((1, 0, 0), 90.0), rotation((0, 1, 0), 90.0)])
-    candidates = np.concatenate([canonical, random_rotations(rng, _CANDIDATE_VIEWS)])
+    candidates = np.concatenate([canonical, random_rotations(rng, MAX_VIEWS - len(canonical))])
     pixel_size = max(3.0, phantom.diameter / 48.0)
     images = project(phantom, torch.from_numpy(candidates), None, 64, pixel_size)
     signature = _signature(images)
@@ -179,7 +179,7 @@ def populate(
     good = np.nonzero(poses.kind == Kind.GOOD)[0]
     bad = np.nonzero(poses.kind == Kind.CONTAMINANT)[0]
     clumps = np.nonzero(poses.kind == Kind.AGGREGATE)[0]
-    clumped = np.repeat(clumps, rng.integers(3, 6, len(clumps)))
+    clumped = np.repeat(clumps, rng.integers(3, 7, len(clumps)))
     crowd = np.repeat(np.arange(len(poses.kind)), rng.poisson(neighbours, len(poses.kind)))
     around = rng.uniform(0.0, 2.0 * math.pi, len(crowd))
     far = rng.uniform(0.62, 0.9, len(crowd)) * box
@@ -203,9 +203,7 @@ def populate(
     turns = random_rotations(rng, len(owner))
     turns[: len(good)] = poses.rotation[good]
     lumps = [contaminant(rng) for _ in range(_NUM_CONTAMINANTS)]
-    return Instances(
-        owner, phantom, turns, shift, poses.scale[owner], tuple([*phantoms, *lumps])
-    )
+    return Instances(owner, phantom, turns, shift, poses.scale[owner], (*phantoms, *lumps))
 
 
 def pick_coordinates(
@@ -220,11 +218,12 @@ def pick_coordinates(
     """
     micrograph = np.sort(np.arange(number) % num_micrographs)
     side = math.ceil(math.sqrt(math.ceil(number / num_micrographs)))
-    cell, jitter = math.ceil(1.25 * box), box // 8
+    cell = math.ceil(1.25 * box)
+    jitter = (cell - box) // 2
     centre = np.empty((number, 2), dtype=np.int64)
     for index in range(num_micrographs):
         rows = np.nonzero(micrograph == index)[0]
         cells = rng.permutation(side * side)[: len(rows)]
         centre[rows] = np.stack([cells % side, cells // side], axis=1) * cell + box
-    centre += rng.integers(-(jitter // 2), jitter // 2 + 1, centre.shape)
+    centre += rng.integers(-jitter, jitter + 1, centre.shape)
     return micrograph, centre, side * cell + box
