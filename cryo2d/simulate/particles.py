@@ -128,10 +128,11 @@ def signal_gain(recipe: Recipe, poses: Poses, phantoms: list[Phantom], ctf: CtfP
     """Contrast that gives the particles the signal-to-noise ratio of the recipe.
 
     SNR is the variance of CTF * projection over the noise's (1), both inside a circle of the
-    molecule's diameter about the molecule's centre, the mean over up to 256 good particles. One
+    molecule's diameter about the molecule's centre, the mean over 256 good particles or more. One
     gain for all molecules, as in a microscope: larger ones have the higher ratio.
     """
-    rows = np.nonzero(poses.kind == Kind.GOOD)[0][:_SNR_SAMPLE]
+    rows = np.nonzero(poses.kind == Kind.GOOD)[0]
+    rows = rows[:: max(1, len(rows) // _SNR_SAMPLE)]  # of every micrograph
     canvas = _canvas(recipe.box)
     fx, fy = _frequencies(canvas, recipe.pixel_size)
     axis = torch.arange(canvas) - canvas // 2
