@@ -121,7 +121,9 @@ def _prepare() -> str:
     if "--version" in sys.argv:
         sys.stdout.write(f"cryo2d {__version__}\n")
         sys.exit(0)
-    args = get_args_parser().parse_intermixed_args(sys.argv[1:])
+    parser = get_args_parser()
+    parser.prog, parser.usage = "cryo2d", "cryo2d [JOB] key=value ... [flags]; cryo2d --help"
+    args = parser.parse_intermixed_args(sys.argv[1:])
     typed = list(args.overrides)
     flags = list(sys.argv[1:])
     for text in typed:
@@ -151,7 +153,8 @@ def _check_job(job: str) -> None:
     near = settings.nearest(job, tuple(jobs))
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     expected = f"one of the jobs {', '.join(jobs)}{hint}"
-    raise InputError([Problem("command line", job, expected, "cryo2d JOB key=value ...")])
+    action = f"name one of them, or none for {DEFAULT_JOB}"
+    raise InputError([Problem(settings.COMMAND_LINE, job, expected, action)])
 
 
 def _complete(job: str) -> str:

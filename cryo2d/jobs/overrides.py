@@ -42,6 +42,10 @@ def check(
         InputError: with every problem found.
     """
     overrides, problems = _parse(typed)
+    if extra_dir is not None and not extra_dir.is_dir():
+        found = f"--config-dir {extra_dir}"
+        problems.append(Problem(COMMAND_LINE, found, "a folder", "correct its path"))
+        extra_dir = None
     extended = extra_dir is not None or any("searchpath" in text for text in typed)
     search = [] if extra_dir is None else [f"hydra.searchpath=['file://{extra_dir.resolve()}']"]
     with initialize_config_dir(str(config_dir), job_name=job, version_base="1.3"):
@@ -83,13 +87,18 @@ def _unreadable(text: str) -> Problem:
 
 
 def _unswept(override: Override) -> Problem:
-    key, values = override.key_or_group, override.get_value_element_as_str()
+    key, values = override.key_or_group, _value(override)
     return Problem(
         COMMAND_LINE,
         f"{key}={values}",
         "one value",
         f"add -m to run once with each of them, or write a list as {key}=[{values}]",
     )
+
+
+def _value(override: Override) -> str:
+    """The value as it was typed."""
+    return (override.input_line or "").partition("=")[2]
 
 
 def _name_problems(
@@ -104,7 +113,7 @@ def _name_problems(
         yield from _option_problems(override, options, extended)
     elif not settings.is_known(job, key) and not extended:
         groups = tuple(name for name in loader.list_groups("") if name != "hydra")
-        value = None if override.is_delete() else override.get_value_element_as_str()
+        value = None if override.is_delete() else _value(override)
         yield settings.unknown(job, key, value, also=groups)
 
 
@@ -131,7 +140,7 @@ def _option_problems(override: Override, options: list[str], extended: bool) -> 
             continue
         yield Problem(
             COMMAND_LINE,
-            f"{group}={override.get_value_element_as_str()}",
+            f"{group}={_value(override)}",
             f"one of {', '.join(options)}",
             action,
         )

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+
+from cryo2d.cli import config_dir
+from cryo2d.errors import InputError
+from cryo2d.jobs import overrides
+
+
+def report(*typed: str, job: str = "classify", **options: object) -> str:
+    """What the user is told, or nothing."""
+    try:
+        overrides.check(job, typed, config_dir(), **options)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        (),
+        ("data.path=particles.star", "model.num_classes=20", "model.mask_diameter=150"),
+        ("data.path='/a=b/c d.star'",),
+        ("data.passthrough=[a.cs,b.cs]",),
+        ("logger=[csv,wandb]", "logger.wandb.offline=false"),
+        ("+callbacks.mine._target_=a.B", "~callbacks.montage"),
+        ("+hardware.trainer.limit_train_batches=3",),
+        ("hardware.devices=[1]", "hardware=gpu"),
+        ("experiment=quick", "model.num_classes=3"),
+        ("hydra.run.dir=/nowhere/at/all",),
+    ],
+)
+def test_a_right_command_line_is_silent(typed):
+    assert report(*typed) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("model.num_clases=3", "did you mean model.num_classes?"),
+        ("+model.num_clases=3", "did you mean model.num_classes?"),
+        ("++model.num_clases=3", "did you mean model.num_classes?"),
+        ("num_classes=3", "did you mean model.num_classes?"),
+        ("modle=default", "did you mean model?"),
+        ("logger=wandbb", "choose wandb"),
+        ("logger=[csv,wandbb]", "choose wandb"),
+        ("logger=null", "one of csv, default, none, tensorboard, wandb"),
+        ("data.path=/a=b", "'data.path=\"/a=b\"'"),
+        ("data.path", "expected key=value"),
+        ("model.icuf=1,2", "add -m"),
+        ("model.ctf=half", "expected one of full, flip, none"),
+        ("~model.icuf", "found no model.icuf"),
+        ("seed=-1", "or null"),
+        ("data.path=${oc.env:NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE"),
+        ("data={pth: a.star}", "data={pth: a.star}"),
+    ],
+)
+def test_a_wrong_override_says_what_to_do(typed, says):
+    assert says in report(typed)
+
+
+def test_all_problems_come_in_one_report():
+    text = report("model.num_clases=3", "+model.foo=2", "logger=wandbb", "data.path=/a=b", "stray")
+    assert text.startswith("5 problems")
+    text = report("model.num_classes=0", "model.icuf=nan", "simulation.box=63")
+    assert text.startswith("3 problems")
+
+
+def test_settings_that_contradict_each_other():
+    assert "data.window_inner < data.window_outer" in report("data.window_inner=1")
+    assert "leave one of the two out" in report("data.path=a.star", "simulation.snr=2")
+    assert report("simulation.defocus_min=9000", "simulation.defocus_max=9000") == ""
+
+
+def test_every_value_of_a_sweep_is_checked():
+    assert report("model.icuf=1,2", "model.num_classes=20,50", multirun=True) == ""
+    text = report("model.icuf=1,0", "model.ctf=full,half", "hardware=cpu,gpu", multirun=True)
+    assert "model.icuf=0" in text
+    assert "model.ctf=half" in text
+    assert "choose cpu" in report("hardware=cpu,cpuu", multirun=True)
+    assert report("experiment=glob(*)", "model.icuf=interval(1,2)", multirun=True) == ""
+
+
+def test_another_job_has_other_settings():
+    assert report("simulation.snr=0.5", job="simulate") == ""
+    assert "a setting of the job simulate" in report("model.icuf=2", job="simulate")
+
+
+def test_the_users_own_experiments_are_checked_too(tmp_path: Path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "good.yaml").write_text("# @package _global_\nmodel:\n  icuf: 3\n")
+    (folder / "slip.yaml").write_text("# @package _global_\nmodel:\n  icfu: 3\n")
+    assert report("experiment=good", extra_dir=tmp_path) == ""
+    assert "did you mean model.icuf?" in report("experiment=slip", extra_dir=tmp_path)
+    assert "expected a folder" in report(extra_dir=tmp_path / "none")
+
+
+def test_the_folder_of_a_run_is_not_used_again(tmp_path: Path):
+    assert report(f"hydra.run.dir='{tmp_path}'") == ""
+    (tmp_path / ".hydra").mkdir()
+    assert "the folder of a run" in report(f"hydra.run.dir='{tmp_path}'")

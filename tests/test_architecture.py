@@ -1,0 +1,92 @@
+"""The house rules that a program can check."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = sorted((ROOT / "cryo2d").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
+FORBIDDEN_NAMES = r"utils?|helpers?|common|core|misc|stuff|tools?|\w*_(v\d+|old|new|tmp|copy)"
+TOP_LEVEL = {
+    "LICENSE",
+    "README.md",
+    "conf",
+    "cryo2d",
+    "docs",
+    "outputs",
+    "pyproject.toml",
+    "tests",
+}
+MACHINE_PATH = re.compile(r"(?<![\w.:$}/-])/(work|root|home|tmp|Users)/\w")
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+each_source = pytest.mark.parametrize("path", PACKAGE, ids=relative)
+
+
+def test_imports_run_one_way():
+    assert lint_imports(str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+@each_source
+def test_a_file_is_short_and_says_what_it_is_for(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 400
+    assert ast.get_docstring(ast.parse(text)), "no module docstring"
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from its name to its end, without the docstring."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        docstring = function.body[0]
+        lines -= docstring.end_lineno - docstring.lineno + 1
+    return lines
+
+
+@each_source
+def test_a_function_is_short(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert code_lines(node) < 50, node.name
+
+
+@each_source
+def test_a_file_is_a_noun_of_the_field(path):
+    for part in path.relative_to(ROOT).with_suffix("").parts:
+        assert not re.fullmatch(FORBIDDEN_NAMES, part)
+
+
+@pytest.mark.parametrize("path", PACKAGE + TESTS + CONFIGS, ids=relative)
+def test_the_text_is_plain(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.isascii()
+    assert "from __future__ import " + "annotations" not in text
+    assert not re.search(r"(import|from|_target_:) lightning\b", text), "use pytorch_lightning"
+    assert not MACHINE_PATH.search(text), MACHINE_PATH.search(text)
+
+
+def test_the_tests_mirror_the_package():
+    folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS}
+    packages = {path.parent.relative_to(ROOT / "cryo2d") for path in PACKAGE}
+    assert folders - packages - {Path("benchmarks")} == set()
+    assert [relative(path) for path in TESTS if path.name == "__init__.py"] == []
+
+
+def test_the_top_level_stays_small():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    top = {name.split("/", 1)[0] for name in listed}
+    assert {name for name in top if not name.startswith(".")} <= TOP_LEVEL

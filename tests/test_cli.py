@@ -1,0 +1,206 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from cryo2d import __version__, cli
+from cryo2d.errors import EnvironmentFault, InputError, Problem
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path) -> Iterator[Command]:
+    """Runs a command line in an empty folder; ``run`` stands in for the job classify."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def call(*argv: str, run: Callable = lambda cfg, run_dir: None) -> tuple[int, str, str]:
+        monkeypatch.setitem(sys.modules, "cryo2d.jobs.classify", SimpleNamespace(run=run))
+        monkeypatch.setattr(sys, "argv", ["cryo2d", *argv])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return (stop.value.code, *capsys.readouterr())
+
+    yield call
+    handlers, level, handler = before
+    for name in (None, "cryo2d.traceback", "hydra"):
+        for opened in set(logging.getLogger(name).handlers) - set(handlers):
+            logging.getLogger(name).removeHandler(opened)
+            opened.close()
+    root.handlers[:], root.level = handlers, level
+    signal.signal(signal.SIGTERM, handler)
+
+
+def failing(error: BaseException) -> Callable:
+    def run(cfg: DictConfig, run_dir: Path) -> None:
+        raise error
+
+    return run
+
+
+def test_a_run_has_a_folder_and_its_settings(command, tmp_path):
+    seen = {}
+
+    def run(cfg: DictConfig, run_dir: Path) -> None:
+        seen.update(cfg=cfg, run_dir=run_dir, cwd=Path.cwd())
+        logging.getLogger("cryo2d.jobs.classify").info("said")
+        logging.getLogger("other").info("noise")
+
+    code, out, err = command("model.icuf=3", run=run)
+    assert (code, err) == (0, "")
+    assert out == "said\n"
+    run_dir = seen["run_dir"]
+    assert run_dir.parent == tmp_path / "outputs" / "classify"
+    assert seen["cwd"] == tmp_path
+    stored = OmegaConf.load(run_dir / "config.yaml")
+    assert stored.model.icuf == 3
+    assert isinstance(stored.seed, int)
+    assert stored.seed == seen["cfg"].seed
+    assert (run_dir / ".hydra" / "overrides.yaml").read_text() == "- model.icuf=3\n"
+    assert "noise" in (run_dir / "classify.log").read_text()
+
+
+def test_every_run_has_its_own_folder(command, tmp_path):
+    for _ in range(3):
+        assert command()[0] == 0
+    assert len(list((tmp_path / "outputs" / "classify").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError([Problem("a.star", "x", "y", "z")]), 2, "a.star: found x"),
+        (EnvironmentFault("no room"), 3, "no room"),
+        (MemoryError(), 3, "out of memory"),
+        (OSError(28, "No space left on device", "a.mrcs"), 3, "No space left"),
+        (KeyError("boom"), 4, "internal error: KeyError: 'boom'"),
+        (OSError(2, "No such file", "a"), 4, "internal error"),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(143), 143, ""),
+    ],
+)
+def test_exit_codes(command, tmp_path, error, code, says):
+    got, out, err = command(run=failing(error))
+    assert got == code
+    assert says in err
+    assert "Traceback" not in out + err
+    if isinstance(error, Exception):
+        (log,) = tmp_path.rglob("classify.log")
+        assert "Traceback" in log.read_text()
+
+
+def test_debug_shows_the_traceback(command):
+    assert "Traceback" in command("debug=true", run=failing(KeyError("boom")))[2]
+
+
+def test_lightnings_exit_on_interrupt_is_130(command):
+    def run(cfg: DictConfig, run_dir: Path) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    assert command(run=run)[0] == 130
+
+
+def test_sigterm_is_143(command):
+    assert command(run=lambda cfg, run_dir: os.kill(os.getpid(), signal.SIGTERM))[0] == 143
+
+
+def test_a_refused_command_line_leaves_nothing_behind(command, tmp_path):
+    code, out, err = command("+model.num_clases=3", "model.ctf=half")
+    assert (code, out) == (2, "")
+    assert "did you mean model.num_classes?" in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_job_suggests_one(command):
+    code, _, err = command("clasify", "model.icuf=3")
+    assert code == 2
+    assert "did you mean classify?" in err
+
+
+@pytest.mark.parametrize("argv", [["simulate"], ["--config-name", "simulate"]])
+def test_the_job_may_be_named_as_hydra_does(command, argv):
+    code, out, _ = command(*argv, "--cfg", "job")
+    assert code == 0
+    assert out.startswith("simulation:")
+
+
+def test_flags_and_settings_in_any_order(command):
+    code, out, _ = command("model.icuf=3", "--cfg", "job", "seed=4", "--package", "model.icuf")
+    assert (code, out) == (0, "3\n")
+
+
+def test_a_sweep_runs_on_after_a_failure(command, tmp_path):
+    def run(cfg: DictConfig, run_dir: Path) -> float:
+        if cfg.model.icuf == 1:
+            raise EnvironmentFault("no room")
+        (run_dir / "done").touch()
+        return 1.0
+
+    assert command("-m", "model.icuf=1,2,4", run=run)[0] == 3
+    (sweep,) = (tmp_path / "outputs" / "classify" / "multirun").iterdir()
+    assert sorted(path.parent.name for path in sweep.rglob("done")) == ["1", "2"]
+
+
+def test_version_and_help(command):
+    assert command("--version") == (0, f"cryo2d {__version__}\n", "")
+    code, out, _ = command("--help")
+    assert code == 0
+    jobs = [path.stem for path in cli.config_dir().glob("*.yaml")]
+    assert [job for job in jobs if job not in out.splitlines()[2]] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("cryo2d model.num_c", "model.num_classes="),
+        ("cryo2d classify model.num_c", "model.num_classes="),
+        ("cryo2d simulate simulation.junk", "simulation.junk_fraction="),
+        ("cryo2d hardware=c", "hardware=cpu"),
+    ],
+)
+def test_the_shell_completes(command, monkeypatch, line, completed):
+    monkeypatch.setenv("COMP_LINE", line)
+    assert command("-sc", "query=bash")[:2] == (0, f"{completed}\n")
+
+
+def python(folder: Path, *argv: str) -> str:
+    """What a fresh interpreter prints that finds the package under test."""
+    done = subprocess.run(
+        [sys.executable, *argv],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_command_line_starts_without_torch(tmp_path):
+    program = (
+        "import atexit, sys\n"
+        "from cryo2d.cli import main\n"
+        "heavy = {'torch', 'pytorch_lightning', 'pandas', 'matplotlib', 'wandb'}\n"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
+        "sys.argv = ['cryo2d', '--cfg', 'job']\n"
+        "main()\n"
+    )
+    assert python(tmp_path, "-c", program).splitlines()[-1] == "heavy: []"
+
+
+def test_python_m_is_the_same_program(tmp_path):
+    assert python(tmp_path, "-m", "cryo2d", "--version") == f"cryo2d {__version__}\n"

@@ -1,0 +1,73 @@
+"""The program works from a wheel, away from its sources."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def run(*command: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_package_is_listed():
+    folders = {path.parent for path in (ROOT / "cryo2d").rglob("*.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages | {"cryo2d.conf"}
+
+
+def test_every_package_has_a_docstring_and_nothing_else_to_import():
+    for path in (ROOT / "cryo2d").rglob("*.py"):
+        assert (path.parent / "__init__.py").is_file(), path.parent
+
+
+@pytest.mark.slow
+def test_a_wheel_has_everything_and_runs_anywhere(tmp_path):
+    source, wheels, site = (tmp_path / name for name in ("source", "wheels", "site"))
+    source.mkdir()
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source)
+    for name in ("cryo2d", "conf"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    offline = ["--no-deps", "--no-index"]
+    run(
+        *pip,
+        "wheel",
+        *offline,
+        "--no-build-isolation",
+        "-w",
+        str(wheels),
+        str(source),
+        cwd=tmp_path,
+    )
+    (wheel,) = wheels.glob("cryo2d-*.whl")
+    run(*pip, "install", *offline, "--target", str(site), str(wheel), cwd=tmp_path)
+
+    def files(folder: Path) -> set[str]:
+        return {
+            str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix not in ("", ".pyc")
+        }
+
+    assert files(source / "cryo2d") <= files(site / "cryo2d")
+    assert files(source / "conf") == files(site / "cryo2d" / "conf")
+
+    shutil.rmtree(source)
+    place = [sys.executable, "-c", "import cryo2d.cli as c; print(c.__file__, c.config_dir())"]
+    module, conf = run(*place, cwd=tmp_path, PYTHONPATH=str(site)).split()
+    assert Path(module).is_relative_to(site)
+    assert Path(conf) == site / "cryo2d" / "conf"
+    command = [sys.executable, "-m", "cryo2d", "--cfg", "job", "experiment=quick"]
+    assert "num_classes: 20" in run(*command, cwd=tmp_path, PYTHONPATH=str(site))
