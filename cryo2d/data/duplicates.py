@@ -77,9 +77,7 @@ def find_duplicates(
     total = len(centre)
     survivor = np.arange(total, dtype=np.int64)
     pairs = _near_pairs(micrograph, centre, min_separation)
-    order = np.lexsort(
-        (np.nan_to_num(error, nan=np.inf), -np.nan_to_num(posterior, nan=-np.inf))
-    )
+    order = np.lexsort((np.nan_to_num(error, nan=np.inf), -np.nan_to_num(posterior, nan=-np.inf)))
     rank = np.empty(total, dtype=np.int64)
     rank[order] = np.arange(total)
     # each pair as (better, worse), sorted by the rank of the better: one pass decides everything

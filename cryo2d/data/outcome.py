@@ -193,9 +193,10 @@ def _words(texts: Iterable[bytes]) -> np.ndarray:
 def _with_field(array: np.ndarray, label: str, texts: Sequence[bytes]) -> np.ndarray:
     column = np.array(texts, dtype=bytes)
     name = STAR_PREFIX + label
-    array = array[[field for field in array.dtype.names or () if field != name]]
-    wider = np.empty(len(array), dtype=[*array.dtype.descr, (name, column.dtype.str)])
-    for field in array.dtype.names or ():
+    kept = [field for field in array.dtype.names or () if field != name]
+    dtype = [*((field, array.dtype[field]) for field in kept), (name, column.dtype)]
+    wider = np.empty(len(array), dtype=dtype)
+    for field in kept:
         wider[field] = array[field]
     wider[name] = column
     return wider
@@ -218,9 +219,8 @@ def _joined_field(first: Any, second: Any) -> Any:
     if first is None or second is None:
         return None
     if isinstance(first, TextRows):
-        pairs = (rows.columns(first.labels).values() for rows in (first, second))
-        both = zip(first.labels, *pairs, strict=True)
-        return from_columns({label: _words([*one, *other]) for label, one, other in both})
+        one, other = first.columns(first.labels), second.columns(first.labels)
+        return from_columns({name: _words([*one[name], *other[name]]) for name in first.labels})
     if isinstance(first, StarColumns):
         return replace(first, rows=_joined_field(first.rows, second.rows))
     if is_dataclass(first) and not isinstance(first, type):

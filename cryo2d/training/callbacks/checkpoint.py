@@ -38,9 +38,14 @@ class IterationCheckpoint(Checkpoint):
         part = folder / f".{LAST}.part"
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            promote(part, folder / LAST, folder / PREVIOUS)
+        try:
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                promote(part, folder / LAST, folder / PREVIOUS)
+        finally:
+            # only a failed write leaves it; on a full disk its space is needed
+            if trainer.is_global_zero:
+                part.unlink(missing_ok=True)
         self.best_model_path = str(folder / LAST)
 
 

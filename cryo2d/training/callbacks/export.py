@@ -16,6 +16,7 @@ from cryo2d.io.averages import write_class_averages
 from cryo2d.io.particles import ParticleTable, write_particles
 from cryo2d.training.callbacks.metrics import read_rows
 from cryo2d.training.callbacks.montage import log_image
+from cryo2d.training.callbacks.run import data_of, run_of
 from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.gallery import Gallery, Picture
 from cryo2d.training.drawing.montage import ANGSTROM
@@ -31,8 +32,8 @@ class Export(Callback):
     """Writes the output folder at the end of the fit and prints the table of classes.
 
     Reads ``summary``, ``assignments``, ``halves`` (half-set of each particle) and ``pixel_size``
-    of the module, ``table`` and ``excluded`` of the data module, the settings from ``.hydra``
-    in the run folder (``trainer.default_root_dir``).
+    of the module, ``table`` and ``excluded`` of the data module, the settings from ``config.yaml``
+    and ``.hydra`` in the run folder (``trainer.default_root_dir``).
     """
 
     def __init__(
@@ -71,24 +72,25 @@ class Export(Callback):
         """Write everything; the manifest comes last."""
         if not trainer.is_global_zero:
             return
-        summary, found = pl_module.summary, pl_module.assignments
+        run = run_of(pl_module)
+        summary, found = run.summary, run.assignments
         if summary is None or found is None:
             log.warning("Nothing to export: no iteration was run.")
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         # an unfinished export must not pass for a finished one
         (folder / "manifest.json").unlink(missing_ok=True)
-        half = pl_module.halves.cpu().numpy()
+        half = run.halves.cpu().numpy()
         outcome = settle(data.table, data.excluded, found, half, self.rule)
         table = ClassTable.of_members(summary, found, outcome.keep)
         gallery = Gallery(
             summary=summary,
             table=table,
             members=found[torch.from_numpy(np.flatnonzero(outcome.keep))],
-            pixel_size=float(pl_module.pixel_size),
-            order=self._plot_order(summary, table, float(pl_module.pixel_size)),
+            pixel_size=run.pixel_size,
+            order=self._plot_order(summary, table, run.pixel_size),
             optics_names=data.table.optics_names,
             history=read_rows(folder / "metrics.csv"),
             mask_diameter=self.mask_diameter,
@@ -135,7 +137,7 @@ class Export(Callback):
             facts=headline(gallery, counts),
             notes=notes(gallery, outcome),
             pictures=pictures,
-            settings=_text(folder / ".hydra" / "config.yaml"),
+            settings=_text(folder / "config.yaml") or _text(folder / ".hydra" / "config.yaml"),
             overrides=given_settings(_text(folder / ".hydra" / "overrides.yaml")),
             versions=versions(),
             files={name: (folder / name).stat().st_size for name in files},
@@ -238,7 +240,7 @@ def notes(gallery: Gallery, outcome: Outcome) -> list[str]:
     found = list(outcome.notes)
     if table.empty.any():
         numbers = ", ".join(map(str, np.flatnonzero(table.empty)))
-        found.append(f"{table.empty.sum()} classes are empty: {numbers}.")
+        found.append(f"Classes without particles: {numbers}.")
     if summary.effective_classes < len(table) / 4:
         found.append(
             f"Only {summary.effective_classes:.1f} effective classes of {len(table)}: a few "

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from cryo2d.io.atomic import atomic_write
+from cryo2d.training.callbacks.run import run_of
 from cryo2d.types import IterationSummary
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Metrics(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the iteration that has just ended."""
-        summary: IterationSummary | None = pl_module.summary
+        summary = run_of(pl_module).summary
         if summary is None:
             return
         row = metrics_of(summary)

@@ -6,6 +6,7 @@ import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from cryo2d.training.callbacks.run import run_of
 from cryo2d.training.drawing.classes import ClassTable
 from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
 from cryo2d.training.drawing.style import image_png
@@ -28,13 +29,14 @@ class Montage(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the iteration that has just ended."""
-        summary: IterationSummary | None = pl_module.summary
+        run = run_of(pl_module)
+        summary = run.summary
         if summary is None or not trainer.is_global_zero:
             return
         image = draw_montage(
             summary.averages.float().numpy(),
             ClassTable.of_iteration(summary),
-            pixel_size=float(pl_module.pixel_size),
+            pixel_size=run.pixel_size,
             title=f"Iteration {summary.iteration} ({summary.iteration + 1} of "
             f"{summary.num_iterations})",
             subtitle=subtitle(summary),

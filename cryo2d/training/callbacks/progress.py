@@ -5,8 +5,9 @@ from typing import Any, TextIO
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
+from cryo2d.training.callbacks.run import run_of
 from cryo2d.types import IterationSummary
 
 
@@ -73,7 +74,7 @@ class Progress(ProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the iteration that has just ended."""
-        summary: IterationSummary | None = pl_module.summary
+        summary = run_of(pl_module).summary
         if summary is None or not self._enabled:
             return
         self._seen = summary

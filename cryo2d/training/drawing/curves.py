@@ -7,7 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
-from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogFormatter,
+    MaxNLocator,
+)
 
 from cryo2d.training.drawing import style
 from cryo2d.training.drawing.classes import ClassTable
@@ -45,7 +51,7 @@ def draw_frc(frc: np.ndarray, frequency: np.ndarray, table: ClassTable) -> bytes
         left.legend(loc="upper right", fontsize=8, frameon=False)
     for level in (0.5, 0.143):
         left.axhline(level, color=style.MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
-        left.text(frequency[-1], level + 0.015, f"{level:g}", ha="right", fontsize=7.5)
+        left.text(0.01 * frequency[-1], level + 0.012, f"{level:g}", fontsize=7.5)
     left.set_xlim(0, frequency[-1])
     left.set_ylim(min(-0.05, float(np.nanmin(frc, initial=0.0))), 1.03)
     style.dress(left, title="Fourier ring correlation of the half-sets", y="FRC")
@@ -109,6 +115,8 @@ def draw_noise(noise: np.ndarray, frequency: np.ndarray, names: Sequence[str]) -
         ax.legend(loc="best", fontsize=8, frameon=False)
     if np.any(noise > 0):
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
     ax.set_xlim(0, frequency[-1])
     title = "Noise power" if len(noise) == 1 else f"Noise power of {len(noise)} optics groups"
     style.dress(ax, title=title, y=r"$\sigma^2$ per Fourier sample")
@@ -134,7 +142,10 @@ def draw_posteriors(
     top = max(2.0, float(np.nanpercentile(ess, 99.5)) if np.isfinite(ess).any() else 2.0)
     histogram(axes[0, 1], np.minimum(ess, top), np.linspace(1, top, 51))
     style.dress(
-        axes[0, 1], title="Effective number of classes", x="class ESS per particle", y="particles"
+        axes[0, 1],
+        title="Effective number of classes",
+        x="class ESS per particle (last bar: and more)",
+        y="particles",
     )
     histogram(axes[1, 0], shift, 50)
     style.dress(axes[1, 0], title="Shift", x=f"length ({ANGSTROM})", y="particles")

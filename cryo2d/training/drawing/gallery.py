@@ -22,12 +22,19 @@ class Picture:
         png: the file's bytes.
         caption: below it.
         file: its name in the run folder, None for the report only.
+        sharpness: pixels of the picture per pixel of a page.
     """
 
     heading: str
     png: bytes
     caption: str
     file: str | None = None
+    sharpness: float = 1.6
+
+    @property
+    def page_width(self) -> int:
+        """Width on a page (CSS pixel); the width in pixels is bytes 16 to 20 of every PNG."""
+        return round(int.from_bytes(self.png[16:20], "big") / self.sharpness)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Gallery:
         frc = draw_frc(summary.frc.double().numpy(), frequency, self.table)
         noise = draw_noise(summary.noise.double().numpy(), frequency, self.optics_names)
         pictures = [
-            Picture("Class averages", image_png(self.montage), MONTAGE, "classes.png"),
+            Picture("Class averages", image_png(self.montage), MONTAGE, "classes.png", 1.0),
             Picture("Ring correlation", frc, FRC, "frc.png"),
             Picture("Assignments", posteriors, POSTERIORS, "posteriors.png"),
             Picture("Noise", noise, NOISE, "noise.png"),

@@ -41,7 +41,7 @@ def dress(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     ax.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
     ax.set_xlabel(x, fontsize=9, color=INK)
     ax.set_ylabel(y, fontsize=9, color=INK)
-    ax.tick_params(labelsize=8, color=MUTED, labelcolor=INK, width=0.6, length=3)
+    ax.tick_params(which="both", labelsize=8, color=MUTED, labelcolor=INK, width=0.6, length=3)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(MUTED)
     ax.spines[["left", "bottom"]].set_linewidth(0.6)

@@ -1,0 +1,220 @@
+import csv
+import io
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from fake_run import CLASSES, FakeData, FakeModule, make_summary
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
+from cryo2d.training.callbacks.metrics import Metrics, append_row, metrics_of, read_rows
+from cryo2d.training.callbacks.montage import Montage
+from cryo2d.training.callbacks.progress import Progress, clock
+
+
+def fit(
+    folder: Path,
+    callbacks: list[pl.Callback],
+    *,
+    epochs: int = 3,
+    loggers: list[pl.loggers.Logger] | None = None,
+    resume: Path | None = None,
+    module: FakeModule | None = None,
+) -> FakeModule:
+    module = module or FakeModule(total=epochs)
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=callbacks,
+        logger=loggers or False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, IterationCheckpoint) for c in callbacks),
+        enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
+        log_every_n_steps=1,
+    )
+    trainer.fit(module, datamodule=FakeData(), ckpt_path=resume)
+    return module
+
+
+def _loggers(folder: Path) -> list[pl.loggers.Logger]:
+    return [
+        CSVLogger(folder, name=None, version="csv"),
+        TensorBoardLogger(folder, name=None, version="tb"),
+    ]
+
+
+def test_montage_and_metrics_reach_files_and_loggers(tmp_path: Path):
+    fit(tmp_path, [Montage(), Metrics()], loggers=_loggers(tmp_path))
+
+    pictures = sorted((tmp_path / "images").iterdir())
+    assert [p.name for p in pictures] == [f"iteration_{i:03d}.png" for i in range(3)]
+
+    with (tmp_path / "csv" / "metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in logged] == [0, 1, 2]
+    assert [float(row["iteration"]) for row in logged] == [0, 1, 2]
+
+    events = EventAccumulator(str(tmp_path / "tb"), size_guidance={"images": 0})
+    events.Reload()
+    assert [e.step for e in events.Scalars("effective_classes")] == [0, 1, 2]
+    images = events.Images("classes")
+    assert [e.step for e in images] == [0, 1, 2]
+    shown = np.asarray(Image.open(io.BytesIO(images[2].encoded_image_string)))
+    np.testing.assert_array_equal(shown, np.asarray(Image.open(pictures[2])))
+    assert {f"distribution/{n}" for n in ("posterior", "ess", "shift", "class_size")} <= set(
+        events.Tags()["histograms"]
+    )
+
+    rows = read_rows(tmp_path / "metrics.csv")
+    expected = [metrics_of(make_summary(i)) for i in range(3)]
+    for row, wanted in zip(rows, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-5)
+
+
+def test_metrics_of_a_run_without_resolutions():
+    summary = make_summary()
+    summary.class_resolution.fill_(math.inf)
+    row = metrics_of(summary)
+    assert math.isnan(row["median_resolution"])
+    assert row["empty_classes"] == 1
+    assert row["particles_per_second"] == pytest.approx(240)
+
+
+def test_metrics_table_is_complete_after_a_step_back(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    for iteration, value in [(0, 1.0), (1, 2.0), (2, 3.0), (1, 5.0), (2, math.nan)]:
+        append_row(path, {"iteration": float(iteration), "value": value})
+    rows = read_rows(path)
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert [row["value"] for row in rows][:2] == [1, 5]
+    assert math.isnan(rows[2]["value"])
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_collapse_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="cryo2d"):
+        fit(tmp_path, [Metrics(warn_below=0.0)], epochs=1)
+        assert not caplog.records
+        fit(tmp_path, [Metrics(warn_below=1.0)], epochs=1)
+    assert f"effective classes of {CLASSES}" in caplog.text
+
+
+def test_wandb_offline_gets_one_picture_per_iteration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wandb = pytest.importorskip("wandb")
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logger = pl.loggers.WandbLogger(save_dir=tmp_path, offline=True)
+    try:
+        fit(tmp_path, [Montage(), Metrics()], loggers=[logger])
+    finally:
+        wandb.finish()
+    pictures = list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
+    assert len(pictures) == 3
+    own = {p.read_bytes(): p for p in (tmp_path / "images").iterdir()}
+    pixels = {np.asarray(Image.open(p)).tobytes() for p in own.values()}
+    # what wandb shows is what is on disk, not a black or wrapped cast of it
+    assert {np.asarray(Image.open(p)).tobytes() for p in pictures} == pixels
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_off_a_terminal_is_one_line_per_iteration(tmp_path: Path):
+    stream = io.StringIO()
+    fit(tmp_path, [Progress(stream=stream)])
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("iteration 1/3  20.0 A")
+    assert f"of {CLASSES} classes" in lines[0]
+    assert "240 particles/s" in lines[0]
+    # one online iteration and one over the whole table, of 120 particles each, at 240 a second
+    assert lines[0].endswith("0:01 left")
+    assert lines[2].endswith("0:00 left")
+
+
+def test_progress_on_a_terminal_rewrites_one_line(tmp_path: Path):
+    stream = _Terminal()
+    fit(tmp_path, [Progress(stream=stream)])
+    text = stream.getvalue()
+    assert text.count("\n") == 1
+    assert "3/3" in text.splitlines()[-1].split("\r")[-1]
+
+
+def test_disabled_progress_says_nothing(tmp_path: Path):
+    stream = io.StringIO()
+    bar = Progress(stream=stream)
+    bar.disable()
+    fit(tmp_path, [bar])
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (42.4, "0:42"), (725, "12:05"), (11090, "3:04:50")]
+)
+def test_clock(seconds: float, text: str):
+    assert clock(seconds) == text
+
+
+def test_resume_equals_the_uninterrupted_run(tmp_path: Path):
+    whole = fit(tmp_path / "whole", [IterationCheckpoint(), Metrics()])
+    fit(tmp_path / "parts", [IterationCheckpoint(), Metrics()], epochs=2)
+    last = newest_checkpoint(tmp_path / "parts")
+    assert last is not None
+    resumed = fit(tmp_path / "parts", [IterationCheckpoint(), Metrics()], resume=last)
+    assert resumed.steps.batches == 2
+    assert resumed.level.item() == whole.level.item() == 3
+    assert [row["iteration"] for row in read_rows(tmp_path / "parts" / "metrics.csv")] == [0, 1, 2]
+
+
+def test_two_generations_and_no_litter(tmp_path: Path):
+    fit(tmp_path, [IterationCheckpoint()])
+    folder = tmp_path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    epochs = {
+        name: torch.load(folder / name, weights_only=True)["epoch"]
+        for name in ("last.ckpt", "previous.ckpt")
+    }
+    assert epochs == {"last.ckpt": 2, "previous.ckpt": 1}
+
+
+def test_previous_generation_serves_when_the_last_is_gone(tmp_path: Path):
+    assert newest_checkpoint(tmp_path) is None
+    fit(tmp_path, [IterationCheckpoint()])
+    (tmp_path / "checkpoints" / "last.ckpt").unlink()
+    resumed = fit(tmp_path, [IterationCheckpoint()], resume=newest_checkpoint(tmp_path))
+    assert resumed.level.item() == 3
+
+
+def test_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fit(tmp_path, [IterationCheckpoint()], epochs=1)
+    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+
+    def torn(self: pl.Trainer, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", torn)
+    with pytest.raises(OSError, match="No space left"):
+        fit(tmp_path, [IterationCheckpoint()], epochs=1)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_every_second_iteration_and_always_the_last(tmp_path: Path):
+    fit(tmp_path, [IterationCheckpoint(every=2)])
+    folder = tmp_path / "checkpoints"
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert torch.load(folder / "previous.ckpt", weights_only=True)["epoch"] == 1
