@@ -1,15 +1,18 @@
 """Where every particle of the input ends: classified, rejected as a duplicate, or excluded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cryo2d.data.duplicates import aligned_centres, find_duplicates
+from cryo2d.io.carried import quoted
 from cryo2d.io.columns import STAR_PREFIX, CsColumns, StarColumns
 from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable
 from cryo2d.io.rows import TextRows, from_columns
+from cryo2d.io.stacks import output_names
 from cryo2d.types import Assignments
 
 NEVER_VISITED = "no iteration visited it: run at least one full iteration"
@@ -72,6 +75,7 @@ def settle(
     found: Assignments,
     half: np.ndarray,
     rule: DuplicateRule,
+    folder: Path,
 ) -> Outcome:
     """Sort all particles into classified, rejected and excluded.
 
@@ -81,6 +85,7 @@ def settle(
         found: final assignments ``[n]``.
         half: half-set, 0 or 1 ``[n]``.
         rule: for duplicates.
+        folder: where the tables will be written, which decides how they name their stacks.
 
     Raises:
         UnknownPositionError: duplicates are asked for and positions are not known.
@@ -92,10 +97,8 @@ def settle(
     if not visited.all():
         notes.append(f"{(~visited).sum():,} particles were never visited and have no class.")
     duplicate = visited & ~keep
-    names = image_names(table)
-    rejected = with_text_column(
-        aligned.take(duplicate), "cryo2dKeptImage", names[kept_row[duplicate]]
-    )
+    survivors = image_names(table.take(kept_row[duplicate]), folder)
+    rejected = with_text_column(aligned.take(duplicate), "cryo2dKeptImage", survivors)
     return Outcome(
         keep=keep,
         classified=aligned.take(keep),
@@ -156,10 +159,11 @@ def _with_reasons(unvisited: ParticleTable, excluded: Excluded) -> ParticleTable
     return with_text_column(table, "cryo2dSourceRow", table.source_row.astype(str))
 
 
-def image_names(table: ParticleTable) -> np.ndarray:
-    """``000042@stack.mrcs`` of each particle ``[n]`` (object array of str)."""
+def image_names(table: ParticleTable, folder: Path) -> np.ndarray:
+    """``000042@stack.mrcs`` of each particle as files in a folder call it ``[n]`` (str)."""
+    stacks = output_names(table.stacks, table.stack_names, folder)
     pairs = zip(table.image_index.tolist(), table.stack_id.tolist(), strict=True)
-    names = [f"{image + 1:06d}@{table.stack_names[stack]}" for image, stack in pairs]
+    names = [f"{image + 1:06d}@{stacks[stack]}" for image, stack in pairs]
     return np.array(names, dtype=object)
 
 
@@ -178,16 +182,9 @@ def with_text_column(table: ParticleTable, label: str, values: np.ndarray) -> Pa
     if columns is None:
         columns = StarColumns(from_columns({}))
     old = columns.rows.columns(columns.rows.labels)
-    rows = from_columns({name: _words(text) for name, text in {**old, label: texts}.items()})
+    new = {**old, label: np.array(texts, dtype=bytes)}
+    rows = from_columns({name: quoted(text) for name, text in new.items()})
     return replace(table, columns=replace(columns, rows=rows))
-
-
-def _words(texts: Iterable[bytes]) -> np.ndarray:
-    """Texts as words of a star file, quoted where they need it."""
-    plain = [text.replace(b'"', b"'").replace(b"\n", b" ") for text in texts]
-    odd = [not text or b" " in text or b"\t" in text or text[:1] in b"#'_$" for text in plain]
-    words = [b'"' + text + b'"' if o else text for text, o in zip(plain, odd, strict=True)]
-    return np.array(words, dtype=object)
 
 
 def _with_field(array: np.ndarray, label: str, texts: Sequence[bytes]) -> np.ndarray:
@@ -220,7 +217,8 @@ def _joined_field(first: Any, second: Any) -> Any:
         return None
     if isinstance(first, TextRows):
         one, other = first.columns(first.labels), second.columns(first.labels)
-        return from_columns({name: _words([*one[name], *other[name]]) for name in first.labels})
+        both = {name: np.concatenate([one[name], other[name]]) for name in first.labels}
+        return from_columns({name: quoted(text) for name, text in both.items()})
     if isinstance(first, StarColumns):
         return replace(first, rows=_joined_field(first.rows, second.rows))
     if is_dataclass(first) and not isinstance(first, type):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from cryo2d.io.columns import CsColumns, StarColumns
 from cryo2d.io.particles import Excluded, ParticleTable
 from cryo2d.io.rows import from_columns
 
+HERE = Path("/runs/1")
+
 
 def _half(count: int) -> np.ndarray:
     return np.arange(count) % 2
@@ -35,7 +38,7 @@ def _text(table: ParticleTable, label: str) -> list[str]:
 
 
 def _with_star(table: ParticleTable) -> ParticleTable:
-    names = np.array([name.encode() for name in image_names(table)])
+    names = np.array([name.encode() for name in image_names(table, HERE)])
     odd = np.array([b'"two words"'] * len(table))
     rows = from_columns({"rlnImageName": names, "userNote": odd})
     return replace(table, columns=StarColumns(rows, blocks=(b"data_extra\n",)))
@@ -48,7 +51,12 @@ def test_every_row_ends_in_exactly_one_table():
     posterior[:7] = torch.nan
     found = replace(found, class_posterior=posterior)
     outcome = settle(
-        table, _excluded(make_table(4), 4), found, _half(300), DuplicateRule(min_separation=30)
+        table,
+        _excluded(make_table(4), 4),
+        found,
+        _half(300),
+        DuplicateRule(min_separation=30),
+        HERE,
     )
     assert outcome.total == 304
     assert len(outcome.rejected) > 10
@@ -66,11 +74,11 @@ def test_every_row_ends_in_exactly_one_table():
 def test_rejected_particles_name_a_kept_image_of_their_micrograph():
     table = make_table(200)
     outcome = settle(
-        table, _excluded(table, 0), make_assignments(200), _half(200), DuplicateRule(None, 30)
+        table, _excluded(table, 0), make_assignments(200), _half(200), DuplicateRule(None, 30), HERE
     )
     kept = dict(
         zip(
-            image_names(outcome.classified),
+            image_names(outcome.classified, HERE),
             outcome.classified.locations.micrograph,
             strict=True,
         )
@@ -83,7 +91,7 @@ def test_rejected_particles_name_a_kept_image_of_their_micrograph():
 
 def test_results_travel_with_their_particles():
     table, found = make_table(200), make_assignments(200)
-    outcome = settle(table, _excluded(table, 0), found, _half(200), DuplicateRule(None, 30))
+    outcome = settle(table, _excluded(table, 0), found, _half(200), DuplicateRule(None, 30), HERE)
     alignment = outcome.classified.alignment
     np.testing.assert_array_equal(alignment.psi, found.psi.numpy()[outcome.keep])
     np.testing.assert_array_equal(alignment.error, found.error.numpy()[outcome.keep])
@@ -95,7 +103,7 @@ def test_results_travel_with_their_particles():
 def test_without_locations_nothing_is_rejected(remove: bool | None):
     table = replace(make_table(50), locations=None)
     rule = DuplicateRule(remove)
-    outcome = settle(table, _excluded(table, 0), make_assignments(50), _half(50), rule)
+    outcome = settle(table, _excluded(table, 0), make_assignments(50), _half(50), rule, HERE)
     assert len(outcome.classified) == 50
     assert bool(outcome.notes) == bool(remove)
 
@@ -104,13 +112,13 @@ def test_unknown_micrograph_pixel_size_is_said_not_guessed():
     table = make_table(50)
     unknown = replace(table, locations=replace(table.locations, pixel_size=np.full(50, np.nan)))
     arguments = (_excluded(table, 0), make_assignments(50), _half(50))
-    outcome = settle(unknown, *arguments, DuplicateRule())
+    outcome = settle(unknown, *arguments, DuplicateRule(), HERE)
     assert len(outcome.classified) == 50
     assert "micrograph_pixel_size" in outcome.notes[0]
     with pytest.raises(UnknownPositionError):
-        settle(unknown, *arguments, DuplicateRule(remove=True))
-    given = settle(unknown, *arguments, DuplicateRule(micrograph_pixel_size=1.0))
-    expected = settle(table, *arguments, DuplicateRule())
+        settle(unknown, *arguments, DuplicateRule(remove=True), HERE)
+    given = settle(unknown, *arguments, DuplicateRule(micrograph_pixel_size=1.0), HERE)
+    expected = settle(table, *arguments, DuplicateRule(), HERE)
     np.testing.assert_array_equal(given.keep, expected.keep)
 
 
@@ -118,8 +126,8 @@ def test_filaments_keep_their_overlapping_segments():
     table = make_table(200)
     helical = with_text_column(table, "rlnHelicalTubeID", np.ones(200, dtype=int))
     arguments = (_excluded(table, 0), make_assignments(200), _half(200))
-    assert len(settle(helical, *arguments, DuplicateRule(None, 30)).rejected) == 0
-    assert len(settle(helical, *arguments, DuplicateRule(True, 30)).rejected) > 0
+    assert len(settle(helical, *arguments, DuplicateRule(None, 30), HERE).rejected) == 0
+    assert len(settle(helical, *arguments, DuplicateRule(True, 30), HERE).rejected) > 0
 
 
 def test_one_particle_picked_twice_is_found_in_both_frames():
@@ -135,14 +143,14 @@ def test_one_particle_picked_twice_is_found_in_both_frames():
     star = replace(table, locations=down)
     cs = replace(table, locations=up, columns=CsColumns(np.zeros(count, dtype=[("uid", "u8")])))
     for picked in (star, cs):
-        outcome = settle(picked, _excluded(table, 0), found, _half(count), DuplicateRule())
+        outcome = settle(picked, _excluded(table, 0), found, _half(count), DuplicateRule(), HERE)
         assert len(outcome.classified) == count // 2
 
 
 def test_added_column_leaves_the_others_and_is_replaced_when_given_again():
     table = _with_star(make_table(3))
     once = with_text_column(table, "cryo2dReason", np.array(["plain", 'a "b" c', ""]))
-    assert _text(once, "cryo2dReason") == ["plain", "a 'b' c", ""]
+    assert _text(once, "cryo2dReason") == ["plain", 'a "b" c', ""]
     assert _text(once, "userNote") == ["two words"] * 3
     assert once.columns.blocks == (b"data_extra\n",)
     twice = with_text_column(once, "cryo2dReason", np.array(["x"] * 3))

@@ -83,7 +83,7 @@ class Export(Callback):
         # an unfinished export must not pass for a finished one
         (folder / "manifest.json").unlink(missing_ok=True)
         half = run.halves.cpu().numpy()
-        outcome = settle(data.table, data.excluded, found, half, self.rule)
+        outcome = settle(data.table, data.excluded, found, half, self.rule, folder)
         table = ClassTable.of_members(summary, found, outcome.keep)
         gallery = Gallery(
             summary=summary,

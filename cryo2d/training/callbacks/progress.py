@@ -53,8 +53,7 @@ class Progress(ProgressBar):
             self._bar = tqdm(
                 total=trainer.max_epochs,
                 initial=trainer.current_epoch,
-                desc="classify",
-                bar_format="{desc} |{bar:20}| {postfix}",
+                bar_format="classify |{bar:20}| {desc}",
                 dynamic_ncols=True,
                 file=self._out(),
             )
@@ -113,7 +112,7 @@ class Progress(ProgressBar):
             left = self._seconds_left(trainer, self._seen, done)
             text += f"  {state(self._seen)}  {clock(left)} left"
         self._bar.n = done
-        self._bar.set_postfix_str(text, refresh=fraction in (0.0, 1.0))
+        self._bar.set_description_str(text, refresh=fraction in (0.0, 1.0))
         self._bar.update(0)
 
     def _line(self, trainer: Trainer, summary: IterationSummary) -> str:
