@@ -132,13 +132,18 @@ class TextRows:
         """Cut the rows into words, some thousand rows at a time.
 
         Yields:
-            The slice of rows ``c``, their text, and first and last byte of the words ``[c columns]``.
+            The slice of rows ``c``, their text, and the bounds of their words ``[c columns]``.
         """
         for begin in range(0, len(self), CHUNK_ROWS):
             end = min(begin + CHUNK_ROWS, len(self))
             words = split_words(b"\n".join(self.lines(begin, end)))
             shape = (end - begin, len(self.labels))
-            yield slice(begin, end), words.text, words.start.reshape(shape), words.stop.reshape(shape)
+            yield (
+                slice(begin, end),
+                words.text,
+                words.start.reshape(shape),
+                words.stop.reshape(shape),
+            )
 
     def columns(self, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """The text of some columns, quotes removed.

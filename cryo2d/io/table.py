@@ -163,8 +163,6 @@ class ParticleTable:
         rows = np.asarray(rows)
         if rows.dtype == bool:
             rows = np.flatnonzero(rows)
-        parts = (self.ctf, self.locations, self.alignment, self.columns)
-        ctf, locations, alignment, columns = (None if p is None else p.take(rows) for p in parts)
         return replace(
             self,
             source_row=self.source_row[rows],
@@ -173,10 +171,10 @@ class ParticleTable:
             optics=self.optics[rows],
             pixel_size=self.pixel_size[rows],
             sign=self.sign[rows],
-            ctf=ctf,
-            locations=locations,
-            alignment=alignment,
-            columns=columns,
+            ctf=None if self.ctf is None else self.ctf.take(rows),
+            locations=None if self.locations is None else self.locations.take(rows),
+            alignment=None if self.alignment is None else self.alignment.take(rows),
+            columns=None if self.columns is None else self.columns.take(rows),
         )
 
     def with_alignment(self, alignment: AlignmentColumns) -> "ParticleTable":

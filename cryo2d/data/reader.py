@@ -1,0 +1,142 @@
+"""Particle images from disk: each raw byte once, in file order, by a few threads."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from cryo2d.errors import InputError
+from cryo2d.io.mrc import StackReader
+from cryo2d.io.particles import ParticleTable
+
+
+class ImageChunk(NamedTuple):
+    """Some particle images.
+
+    Attributes:
+        rows: rows of the table ``[c]`` (int64), each once over all chunks.
+        images: ``[c y x]`` (float32), of those rows.
+        bad: reason for each row that could not be used; these are not among ``rows``.
+    """
+
+    rows: np.ndarray
+    images: np.ndarray
+    bad: dict[int, str]
+
+
+def iterate(
+    table: ParticleTable,
+    *,
+    rows: np.ndarray | None = None,
+    threads: int = 4,
+    int8_signed: bool = True,
+    chunk: int = 256,
+) -> Iterator[ImageChunk]:
+    """Read the images of a table, by stack and position in the stack.
+
+    One request to the system for each run of consecutive images, at most ``2 * threads`` chunks in
+    memory, an image that several rows share read once. ``table.sign`` is applied.
+
+    Args:
+        table: the particles.
+        rows: only these rows.
+        threads: readers at work.
+        int8_signed: whether MRC mode 0 holds signed bytes.
+        chunk: most distinct images in one piece.
+
+    Yields:
+        Chunks in file order. An image that cannot be read, is cut short, constant, or holds NaN or
+        infinity is reported in ``bad`` instead.
+    """
+    wanted = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
+    order = wanted[np.lexsort((table.image_index[wanted], table.stack_id[wanted]))]
+    first = np.flatnonzero(_is_new(table, order))
+    pieces = np.split(order, first[chunk::chunk]) if len(order) else []
+    waiting: deque[Future[ImageChunk]] = deque()
+    reader = StackReader(int8_signed=int8_signed)
+    with reader, ThreadPoolExecutor(max(threads, 1)) as pool:
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(_read_chunk, table, piece, reader))
+                if len(waiting) >= 2 * max(threads, 1):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _is_new(table: ParticleTable, order: np.ndarray) -> np.ndarray:
+    """Whether a row, in file order, shows another image than the row before it ``[n]``."""
+    stack, image = table.stack_id[order], table.image_index[order]
+    change = (stack[1:] != stack[:-1]) | (image[1:] != image[:-1])
+    return np.append(True, change)[: len(order)]
+
+
+def _read_chunk(table: ParticleTable, rows: np.ndarray, reader: StackReader) -> ImageChunk:
+    """Read the images of some rows in file order."""
+    new = _is_new(table, rows)
+    place = np.cumsum(new) - 1
+    distinct = rows[new]
+    stack, image = table.stack_id[distinct], table.image_index[distinct]
+    breaks = np.flatnonzero((np.diff(stack) != 0) | (np.diff(image) != 1)) + 1
+    parts, reasons = [], {}
+    for run in np.split(np.arange(len(distinct)), breaks):
+        path, begin = table.stacks[stack[run[0]]], int(image[run[0]])
+        pixels, failure = _read_run(reader, path, begin, len(run))
+        parts.append(pixels)
+        for i, reason in {**_unusable(pixels), **failure}.items():
+            reasons[int(run[i])] = f"image {begin + i + 1} of {path} {reason}"
+    images = _joined(parts)
+    good = np.array([int(i) not in reasons for i in place], bool)
+    picked = images if good.all() and new.all() else images[place[good]]
+    flipped = table.sign[rows[good]]
+    if (flipped != 1).any():
+        picked = picked * flipped[:, None, None]
+    bad = {int(row): reasons[int(i)] for row, i in zip(rows[~good], place[~good], strict=True)}
+    return ImageChunk(rows[good], picked, bad)
+
+
+def _read_run(
+    reader: StackReader, path: str, first: int, count: int
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Consecutive images ``[c y x]``, empty ones where they could not be read, and why not."""
+    try:
+        pixels = reader.read(path, first, count)
+    except InputError as error:
+        return np.zeros((count, 0, 0), np.float32), _all(count, error.problems[0].found)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or os.strerror(error.errno or 0)})"
+        return np.zeros((count, 0, 0), np.float32), _all(count, reason)
+    missing = count - len(pixels)
+    if not missing:
+        return pixels, {}
+    blank = np.zeros((missing, *pixels.shape[1:]), np.float32)
+    reason = "is cut short: the file ends before it does"
+    return np.concatenate([pixels, blank]), {count - 1 - i: reason for i in range(missing)}
+
+
+def _all(count: int, reason: str) -> dict[int, str]:
+    return dict.fromkeys(range(count), reason)
+
+
+def _unusable(pixels: np.ndarray) -> dict[int, str]:
+    """Which images hold NaN or infinity, or one value only."""
+    if not pixels.size:
+        return {}
+    low, high = pixels.min(axis=(1, 2)), pixels.max(axis=(1, 2))
+    finite = np.isfinite(low) & np.isfinite(high)
+    reasons = dict.fromkeys(np.flatnonzero(~finite).tolist(), "holds NaN or infinity")
+    flat = np.flatnonzero(finite & (low == high)).tolist()
+    return reasons | {i: f"is constant ({low[i]:g} everywhere)" for i in flat}
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Images of all runs; those of a run that could not be read get the size of the others."""
+    shape = max((part.shape[1:] for part in parts), default=(0, 0))
+    filled = [p if p.shape[1:] == shape else np.zeros((len(p), *shape), np.float32) for p in parts]
+    return filled[0] if len(filled) == 1 else np.concatenate(filled)

@@ -1,0 +1,203 @@
+"""The columns of one format inside a file of the other, so that a conversion loses nothing.
+
+In a .cs, each star column is a field ``star/LABEL`` of text, and the other blocks of the star
+(with the optics) are packed and cut into one piece per row, ``star/blocks``, each with its place in
+front. In a star, each .cs field is one column ``_cs.FIELD`` (``_cs.FIELD[i]`` for each number of a
+vector) and a block ``data_cs_fields`` holds their types; odd bytes of text are written as ``%XX``.
+"""
+
+import re
+import zlib
+
+import numpy as np
+
+from cryo2d.io.columns import CS_PREFIX, STAR_PREFIX, CsColumns, StarColumns
+from cryo2d.io.cs import build
+from cryo2d.io.digits import general
+from cryo2d.io.loop import read_loop
+from cryo2d.io.rows import TextRows, from_columns
+from cryo2d.io.star import find_blocks
+
+BLOCKS = STAR_PREFIX + "blocks"
+TYPES_BLOCK = "cs_fields"
+PLACE_BYTES = 17
+LEAST_PIECE = 16
+MOST_BLOCKS = 1 << 28
+_ODD = re.compile(rb"[^!&(-~]")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_PLAIN = re.compile(rb"""[^\s"'#_$][^\s]*\Z""")
+_RESERVED = (b"data_", b"loop_", b"save_", b"stop_", b"global_")
+
+
+def quoted(texts: np.ndarray) -> np.ndarray:
+    """Byte strings ``[n]`` as words of a star file, in quotes where they need them."""
+    distinct, codes = np.unique(texts, return_inverse=True)
+    words = [_quoted(text) for text in distinct.tolist()]
+    return np.array(words or [b""], dtype=bytes)[codes.ravel()]
+
+
+def _quoted(text: bytes) -> bytes:
+    if _PLAIN.match(text) and not text.lower().startswith(_RESERVED):
+        return text
+    text = re.sub(rb"[\r\n]", b" ", text)
+    mark = b"'" if b'"' in text else b'"'
+    return mark + text + mark
+
+
+def star_in_cs(columns: StarColumns, count: int) -> dict[str, np.ndarray]:
+    """Fields that carry a star file in a .cs.
+
+    Args:
+        columns: the star; its own carried .cs columns are left out.
+        count: number of particles.
+
+    Returns:
+        For each field the text ``[n]``.
+    """
+    labels = [label for label in columns.rows.labels if not label.startswith(CS_PREFIX)]
+    fields = {STAR_PREFIX + k: v for k, v in columns.rows.columns(labels).items()}
+    text = blocks_text(columns)
+    if text and count:
+        packed = zlib.compress(text, 9).hex().encode()
+        size = max(-(-len(packed) // count), LEAST_PIECE)
+        starts = range(0, len(packed), size)
+        total = len(packed)
+        pieces = [b"%08x/%08x" % (at, total) + packed[at : at + size] for at in starts]
+        fields[BLOCKS] = np.array([*pieces, *[b""] * (count - len(pieces))], dtype=bytes)
+    return fields
+
+
+def blocks_text(columns: StarColumns) -> bytes:
+    """The optics block and the other blocks of a star as text."""
+    parts = []
+    if columns.optics is not None:
+        parts.append(loop_text("optics", columns.optics))
+    kept = [b for b in columns.blocks if not b.startswith(b"data_" + TYPES_BLOCK.encode())]
+    return b"\n".join([*parts, *kept])
+
+
+def loop_text(name: str, rows: TextRows) -> bytes:
+    """A small block as the text of a loop."""
+    return loop_header(name, rows.labels) + b"\n".join([*rows.lines(0, len(rows)), b"\n"])
+
+
+def loop_header(name: str, labels: tuple[str, ...]) -> bytes:
+    """The lines of a block before its rows."""
+    numbered = [f"_{label} #{i}" for i, label in enumerate(labels, start=1)]
+    return "\n".join([f"data_{name}", "", "loop_", *numbered, ""]).encode(errors="surrogateescape")
+
+
+def star_from_cs(columns: CsColumns) -> StarColumns | None:
+    """The star file that a .cs carries, or None.
+
+    The blocks are lost if rows that held a piece of them have been removed.
+    """
+    array = columns.array
+    names = [n for n in array.dtype.names or () if n.startswith(STAR_PREFIX) and n != BLOCKS]
+    if not names:
+        return None
+    rows = from_columns({n.removeprefix(STAR_PREFIX): quoted(array[n]) for n in names})
+    text = _joined_blocks(array)
+    blocks = find_blocks(text, "carried blocks") if text else ()
+    optics = [b for b in blocks if b.name == "optics"]
+    return StarColumns(
+        rows,
+        read_loop(text, optics[0], "carried optics").rows if optics else None,
+        tuple(text[b.begin : b.end] for b in blocks if b.name != "optics"),
+    )
+
+
+def _joined_blocks(array: np.ndarray) -> bytes:
+    if BLOCKS not in (array.dtype.names or ()):
+        return b""
+    pieces = sorted(piece for piece in array[BLOCKS].tolist() if len(piece) > PLACE_BYTES)
+    packed = b"".join(piece[PLACE_BYTES:] for piece in pieces)
+    try:
+        complete = bool(pieces) and len(packed) == int(pieces[0][9:PLACE_BYTES], 16)
+        packed = bytes.fromhex(packed.decode()) if complete else b""
+        return zlib.decompressobj().decompress(packed, MOST_BLOCKS) if packed else b""
+    except (ValueError, zlib.error):
+        return b""
+
+
+def cs_in_star(array: np.ndarray, leave: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Columns that carry the fields of a .cs in a star.
+
+    Args:
+        array: structured array ``[n]``.
+        leave: prefixes of fields to leave out; carried star columns always are.
+
+    Returns:
+        For each label the text ``[n]``, ready to be written.
+    """
+    columns = {}
+    for name in carried_fields(array, leave):
+        values = array[name]
+        if values.dtype.kind == "S":
+            columns[CS_PREFIX + name] = _escaped(values)
+        elif values.ndim == 1:
+            columns[CS_PREFIX + name] = general(values)
+        else:
+            flat = values.reshape(len(values), -1)
+            for i in range(flat.shape[1]):
+                columns[f"{CS_PREFIX}{name}[{i}]"] = general(flat[:, i])
+    return columns
+
+
+def carried_fields(array: np.ndarray, leave: tuple[str, ...] = ()) -> list[str]:
+    """Fields of a .cs that a star carries: numbers and byte strings."""
+    names = array.dtype.names or ()
+    return [
+        name
+        for name in names
+        if not name.startswith((STAR_PREFIX, *leave)) and array[name].dtype.kind in "Suifb"
+    ]
+
+
+def types_text(array: np.ndarray, leave: tuple[str, ...] = ()) -> bytes:
+    """The block that holds the types of the carried fields."""
+    names = carried_fields(array, leave)
+    layout = [(n, array[n].dtype.str, "x".join(map(str, array[n].shape[1:])) or "1") for n in names]
+    fields, types, shapes = (np.array(column, dtype=bytes) for column in zip(*layout, strict=True))
+    columns = {"csField": fields, "csType": types, "csShape": shapes}
+    return loop_text(TYPES_BLOCK, from_columns(columns))
+
+
+def cs_from_star(columns: StarColumns) -> np.ndarray | None:
+    """The fields of the .cs that a star carries ``[n]``, or None."""
+    begin = b"data_" + TYPES_BLOCK.encode()
+    text = next((b for b in columns.blocks if b.startswith(begin)), None)
+    if text is None:
+        return None
+    types = read_loop(text, find_blocks(text, "carried types")[0], "carried types").rows
+    layout = types.columns(("csField", "csType", "csShape"))
+    wanted = [label for label in columns.rows.labels if label.startswith(CS_PREFIX)]
+    texts = columns.rows.columns(wanted)
+    fields = {}
+    for name, kind, shape in zip(*(c.tolist() for c in layout.values()), strict=True):
+        size = () if shape == b"1" else tuple(int(n) for n in shape.split(b"x"))
+        label = CS_PREFIX + name.decode()
+        labels = [f"{label}[{i}]" for i in range(int(np.prod(size)))] if size else [label]
+        if all(one in texts for one in labels):
+            values = [_parsed(texts[one], np.dtype(kind.decode())) for one in labels]
+            joined = np.stack(values, axis=1).reshape(-1, *size) if size else values[0]
+            fields[name.decode()] = joined
+    return build(fields, len(columns.rows)) if fields else None
+
+
+def _escaped(texts: np.ndarray) -> np.ndarray:
+    """Text in which every odd byte is ``%XX``: one word that needs no quotes unless empty."""
+    distinct, codes = np.unique(texts, return_inverse=True)
+    words = [_ODD.sub(lambda m: b"%%%02X" % m[0][0], text) or b'""' for text in distinct.tolist()]
+    return np.array(words or [b""], dtype=bytes)[codes.ravel()]
+
+
+def _parsed(texts: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Text ``[n]`` as values of a type."""
+    distinct, codes = np.unique(texts, return_inverse=True)
+    words = distinct.tolist()
+    if dtype.kind == "S":
+        plain = [_ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), word) for word in words]
+        return np.array(plain, dtype=dtype)[codes.ravel()]
+    convert = float if dtype.kind == "f" else int
+    return np.array([convert(word) for word in words], dtype=dtype)[codes.ravel()]

@@ -1,0 +1,298 @@
+"""The rows of a star loop: cut by numpy, checked, and their numbers parsed by pandas' C engine.
+
+A few megabytes at a time in threads, so that a million rows take seconds and little more memory
+than the file. Every row must have one word per label; a row that has not is named by its line.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from cryo2d.errors import InputError, Problem
+from cryo2d.io.rows import NEWLINE, TextRows, Words, from_columns, gather, split_words, unquoted
+from cryo2d.io.star import StarBlock, read_header
+
+CHUNK_BYTES = 4 << 20
+THREADS = min(4, os.cpu_count() or 1)
+SHOWN_ROWS = 10
+
+
+@dataclass(frozen=True)
+class StarLoop:
+    """The rows of one block.
+
+    Attributes:
+        rows: the text.
+        line: 1-based line of each row ``[n]``.
+        numbers: parsed columns, float64 ``[n]``.
+        names: parsed categories: codes ``[n]`` (int32) and the distinct texts.
+        image_number: what precedes ``@`` in the image name ``[n]``; -1 if no such number.
+    """
+
+    rows: TextRows
+    line: np.ndarray
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    names: dict[str, tuple[np.ndarray, tuple[str, ...]]] = field(default_factory=dict)
+    image_number: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to parse: column numbers of the labels wanted."""
+
+    columns: int
+    numbers: dict[str, int]
+    names: dict[str, int]
+    image: int | None
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """One piece of the rows, parsed; offsets and lines count from its beginning."""
+
+    lines: int
+    row_line: np.ndarray
+    row_words: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    blank_line: int | None
+    numbers: dict[str, np.ndarray]
+    bad_numbers: tuple[tuple[str, int, str], ...]
+    names: dict[str, tuple[np.ndarray, np.ndarray]]
+    image_number: np.ndarray | None
+
+
+def _first_blank(words: Words) -> int | None:
+    """The first line with nothing on it, not even a comment, unless it ends the text."""
+    empty = np.flatnonzero(words.per_line == 0)
+    ends = np.flatnonzero(words.text == NEWLINE)
+    for line in empty.tolist():
+        begin = 0 if line == 0 else int(ends[line - 1]) + 1
+        end = int(ends[line]) if line < len(ends) else len(words.text)
+        if not (words.text[begin:end] > ord(" ")).any():
+            return line
+    return None
+
+
+def _plain_text(words: Words) -> bytes:
+    """The text with comments blanked and blanks inside quotes filled, for pandas."""
+    text = words.text.copy()
+    text[~words.solid & (text != NEWLINE)] = ord(" ")
+    text[words.solid & (text <= ord(" "))] = ord("_")
+    return text.tobytes()
+
+
+def _parse_numbers(
+    words: Words, start: np.ndarray, stop: np.ndarray, columns: dict[str, int]
+) -> tuple[dict[str, np.ndarray], tuple[tuple[str, int, str], ...]]:
+    """Float columns of one chunk; on a word that is no number, its label, row and text."""
+    if not columns or not len(start):
+        return {label: np.zeros(len(start)) for label in columns}, ()
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(_plain_text(words)),
+            sep=r"\s+",
+            header=None,
+            usecols=sorted(columns.values()),
+            dtype=np.float64,
+            quoting=3,
+            engine="c",
+        )
+        return {label: frame[i].to_numpy() for label, i in columns.items()}, ()
+    except ValueError:
+        bad = []
+    for label, column in columns.items():
+        texts = gather(words.text, *unquoted(words.text, start[:, column], stop[:, column]))
+        values = pd.to_numeric(
+            pd.Series(np.char.decode(texts, "latin-1")), errors="coerce"
+        ).to_numpy()
+        null = np.char.lower(np.char.lstrip(texts, b"+-"))
+        rows = np.flatnonzero(np.isnan(values) & ~np.isin(null, [b"nan", b"na", b"null"]))
+        bad += [(label, int(row), os.fsdecode(texts[row])) for row in rows[:3]]
+    return {label: np.full(len(start), np.nan) for label in columns}, tuple(bad)
+
+
+def factorize(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes ``[n]`` and distinct values, in order of appearance, of byte strings ``[n]``."""
+    if not len(texts):
+        return np.zeros(0, np.int32), texts
+    change = np.flatnonzero(np.append(True, texts[1:] != texts[:-1]))
+    codes, values = pd.factorize(texts[change].astype(object))
+    lengths = np.diff(np.append(change, len(texts)))
+    return np.repeat(codes, lengths).astype(np.int32), np.asarray(values, dtype=texts.dtype)
+
+
+def _parse_image(
+    text: np.ndarray, start: np.ndarray, stop: np.ndarray
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Split ``000042@stack.mrcs`` into the number (-1 if malformed) and the factorized stack."""
+    names = gather(text, start, stop)
+    letters = names.view(np.uint8).reshape(len(names), -1)
+    found = letters == ord("@")
+    at = np.where(found.any(axis=1), found.argmax(axis=1), 0)
+    number = np.zeros(len(names), np.int64)
+    good = (at > 0) & (at < 16) & (at < stop - start - 1)
+    for i in range(int(at.max(initial=0)) if good.any() else 0):
+        if i >= 16:
+            break
+        inside = i < at
+        digit = letters[:, i].astype(np.int64) - ord("0")
+        good &= ~inside | ((digit >= 0) & (digit <= 9))
+        number = np.where(inside & good, number * 10 + digit, number)
+    stack = factorize(gather(text, np.where(good, start + at + 1, start), stop))
+    return np.where(good, number, -1), stack
+
+
+def _parse_chunk(text: memoryview, request: _Request) -> _Chunk:
+    words = split_words(text)
+    per_line = words.per_line
+    row_line = np.flatnonzero(per_line)
+    row_words = per_line[row_line]
+    first = words.line_word[:-1][row_line]
+    last = words.line_word[1:][row_line] - 1
+    bounds = words.start[first], words.stop[last]
+    blank = _first_blank(words) if len(row_line) < len(per_line) else None
+    if (row_words != request.columns).any():
+        return _Chunk(len(per_line), row_line, row_words, *bounds, blank, {}, (), {}, None)
+    start = words.start.reshape(-1, request.columns)
+    stop = words.stop.reshape(-1, request.columns)
+    numbers, bad = _parse_numbers(words, start, stop, request.numbers)
+    names = {}
+    for label, i in request.names.items():
+        texts = gather(words.text, *unquoted(words.text, start[:, i], stop[:, i]))
+        names[label] = factorize(texts)
+    image = None
+    if request.image is not None:
+        i = request.image
+        inner = unquoted(words.text, start[:, i], stop[:, i])
+        image, names["stack"] = _parse_image(words.text, *inner)
+    return _Chunk(len(per_line), row_line, row_words, *bounds, blank, numbers, bad, names, image)
+
+
+def _cut(data: bytes, begin: int, end: int) -> list[tuple[int, int]]:
+    """Bounds of pieces of about ``CHUNK_BYTES`` that end at line ends."""
+    bounds = []
+    while begin < end:
+        stop = data.find(b"\n", min(begin + CHUNK_BYTES, end), end)
+        stop = end if stop < 0 else stop + 1
+        bounds.append((begin, stop))
+        begin = stop
+    return bounds
+
+
+def _row_problems(chunks: Sequence[_Chunk], lines: np.ndarray, columns: int, file: str) -> None:
+    """Refuse rows of the wrong length and blank lines between rows."""
+    problems = []
+    row_line = np.concatenate([c.row_line + at for c, at in zip(chunks, lines, strict=True)])
+    row_words = np.concatenate([c.row_words for c in chunks])
+    blanks = [
+        at + c.blank_line for c, at in zip(chunks, lines, strict=True) if c.blank_line is not None
+    ]
+    if blanks and len(row_line) and blanks[0] < row_line[-1]:
+        action = "remove the blank line (RELION would drop the rows after it)"
+        expected = "rows without gaps"
+        found = "a blank line inside the loop"
+        problems.append(Problem(file, found, expected, action, row=int(blanks[0])))
+    wrong = np.flatnonzero(row_words != columns)
+    for i in wrong[:SHOWN_ROWS].tolist():
+        more = len(wrong) - SHOWN_ROWS + 1 if i == wrong[SHOWN_ROWS - 1 :][:1] else 1
+        found = f"{row_words[i]} values"
+        expected = f"{columns} columns"
+        action = "repair the row, or export the file again: it may be cut or damaged"
+        problems.append(Problem(file, found, expected, action, int(row_line[i]), max(more, 1)))
+    for chunk, at in zip(chunks, lines, strict=True):
+        for label, row, text in chunk.bad_numbers:
+            line = int(chunk.row_line[row] + at)
+            found = f"{text[:40]!r} in column {label}"
+            problems.append(Problem(file, found, "a number", "repair the value", row=line))
+    if problems:
+        raise InputError(problems)
+
+
+def _merge_names(chunks: Sequence[_Chunk], label: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Give the distinct texts of all chunks one numbering."""
+    known: dict[bytes, int] = {}
+    parts = [np.zeros(0, np.int32)]
+    for chunk in chunks:
+        codes, values = chunk.names[label]
+        renumber = [known.setdefault(value, len(known)) for value in values.tolist()]
+        parts.append(np.asarray(renumber, np.int32)[codes] if renumber else codes)
+    return np.concatenate(parts), tuple(map(os.fsdecode, known))
+
+
+def _check_end(data: bytes, block: StarBlock, file: str) -> None:
+    if block.end == len(data) and not data.endswith(b"\n"):
+        line = block.line + data.count(b"\n", block.begin, block.end)
+        action = "export it again if it is cut, or end the last line with a newline if it is not"
+        found = "a file that ends inside its last row"
+        raise InputError([Problem(file, found, "a newline at the end", action, row=line)])
+
+
+def read_loop(
+    data: bytes,
+    block: StarBlock,
+    file: str,
+    *,
+    numbers: Sequence[str] = (),
+    names: Sequence[str] = (),
+    image: str | None = None,
+) -> StarLoop:
+    """Read the rows of a block.
+
+    Args:
+        data: text of the file.
+        block: the block.
+        file: name of the file, for messages.
+        numbers: labels to parse as float64; those the block lacks are left out.
+        names: labels to parse as categories; those the block lacks are left out.
+        image: label of image names to split at ``@``; its stacks become the category ``stack``.
+
+    Returns:
+        The rows; a block of pairs is one row.
+
+    Raises:
+        InputError: naming each row that is too short or too long, or holds a word where a number
+            should be, and the first blank line between rows.
+    """
+    header = read_header(data, block, file)
+    labels = header.labels
+    begin, end, line, text = header.begin, block.end, header.line, data
+    if header.values is not None:
+        pairs = from_columns({k: np.array([v]) for k, v in zip(labels, header.values, strict=True)})
+        begin, end, line, text = 0, len(pairs.data), block.line, pairs.data
+    else:
+        _check_end(data, block, file)
+    request = _Request(
+        len(labels),
+        {label: labels.index(label) for label in numbers if label in labels},
+        {label: labels.index(label) for label in names if label in labels},
+        labels.index(image) if image is not None else None,
+    )
+    cuts = _cut(text, begin, end)
+    view = memoryview(text)
+    with ThreadPoolExecutor(THREADS) as pool:
+        chunks = list(pool.map(lambda cut: _parse_chunk(view[cut[0] : cut[1]], request), cuts))
+    chunks = chunks or [_parse_chunk(view[:0], request)]
+    lines = line + np.cumsum([0, *(c.lines for c in chunks[:-1])])
+    _row_problems(chunks, lines, len(labels), file)
+    offsets = [cut[0] for cut in cuts] or [0]
+    rows = TextRows(
+        labels,
+        text,
+        np.concatenate([c.start + at for c, at in zip(chunks, offsets, strict=True)]),
+        np.concatenate([c.stop + at for c, at in zip(chunks, offsets, strict=True)]),
+    )
+    wanted = [*request.names, *(["stack"] if image is not None else [])]
+    images = [c.image_number for c in chunks if c.image_number is not None]
+    return StarLoop(
+        rows,
+        np.concatenate([c.row_line + at for c, at in zip(chunks, lines, strict=True)]),
+        {k: np.concatenate([c.numbers[k] for c in chunks]) for k in request.numbers},
+        {k: _merge_names(chunks, k) for k in wanted},
+        np.concatenate(images) if images else None,
+    )
