@@ -15,8 +15,10 @@ class ClassTable:
         count: particles whose best class this is.
         resolution: where the half-set FRC falls below 0.143 (Angstrom).
         resolution_half: where it falls below 0.5 (Angstrom).
-        ess: mean effective number of classes of the members; nan for an empty class.
-        posterior: mean posterior of the members; nan for an empty class.
+        ess: mean effective number of classes of the members.
+        posterior: mean posterior of the members.
+
+    All but the count are nan for an empty class.
     """
 
     count: np.ndarray
@@ -45,8 +47,8 @@ class ClassTable:
     @classmethod
     def of_iteration(cls, summary: IterationSummary) -> "ClassTable":
         """The classes as one iteration saw them."""
-        half, gold = summary.class_resolution.double().numpy().T
         count = summary.counts.long().numpy()
+        half, gold = _resolutions(summary, count)
         return cls(
             count=count,
             resolution=gold,
@@ -66,12 +68,12 @@ class ClassTable:
             assignments: final assignments ``[n]``.
             keep: which particles count ``[n]``.
         """
-        half, gold = summary.class_resolution.double().numpy().T
         index = assignments.class_index.numpy()[keep]
-        count = np.bincount(index, minlength=len(gold))
+        count = np.bincount(index, minlength=len(summary.counts))
+        half, gold = _resolutions(summary, count)
 
         def mean(values: np.ndarray) -> np.ndarray:
-            total = np.bincount(index, weights=values[keep], minlength=len(gold))
+            total = np.bincount(index, weights=values[keep], minlength=len(count))
             return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
         return cls(
@@ -107,6 +109,12 @@ class ClassTable:
         used = int((~self.empty).sum())
         lines.append(f"{'sum':>5} {self.count.sum():>10,}   {used} of {len(self)} classes in use")
         return "\n".join(lines)
+
+
+def _resolutions(summary: IterationSummary, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At FRC 0.5 and 0.143 ``[k]``; an empty class keeps an old average but has none of its own."""
+    half, gold = summary.class_resolution.double().numpy().T
+    return np.where(count > 0, half, np.nan), np.where(count > 0, gold, np.nan)
 
 
 def number(value: float, digits: int) -> str:

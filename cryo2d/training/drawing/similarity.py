@@ -8,6 +8,9 @@ from scipy.spatial.distance import pdist
 ANGLES = 64
 """Samples on the half circle of the polar power spectrum."""
 
+MOST_RINGS = 48
+"""Rings of the padded spectrum looked at; finer detail does not decide what looks alike."""
+
 ORDERS = 13
 """Angular orders kept, 0 included (even ones of the full circle: the spectrum is symmetric)."""
 
@@ -35,7 +38,7 @@ def descriptors(averages: np.ndarray, radius: float | None = None) -> np.ndarray
     # twice the box: at the few low rings that matter the amplitude has to be sampled finely
     spectrum = np.abs(np.fft.fft2((averages - mean) * mask, s=(2 * size, 2 * size)))
     spectrum = np.fft.fftshift(spectrum, axes=(1, 2))
-    rings = np.arange(2, max(4, size // 2), dtype=float)
+    rings = np.arange(2, min(max(4, size // 2), MOST_RINGS), dtype=float)
     angle = np.pi * np.arange(ANGLES) / ANGLES
     points = size + rings[:, None] * np.stack([np.sin(angle), np.cos(angle)])[:, None]
     polar = np.stack([map_coordinates(image, points, order=1) for image in spectrum])
