@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from cryo2d import __version__, cli
@@ -83,6 +84,7 @@ def test_every_run_has_its_own_folder(command, tmp_path):
         (EnvironmentFault("no room"), 3, "no room"),
         (MemoryError(), 3, "out of memory"),
         (OSError(28, "No space left on device", "a.mrcs"), 3, "No space left"),
+        (InstantiationException("no such argument"), 2, "no such argument"),
         (KeyError("boom"), 4, "internal error: KeyError: 'boom'"),
         (OSError(2, "No such file", "a"), 4, "internal error"),
         (KeyboardInterrupt(), 130, ""),
@@ -97,6 +99,16 @@ def test_exit_codes(command, tmp_path, error, code, says):
     if isinstance(error, Exception):
         (log,) = tmp_path.rglob("classify.log")
         assert "Traceback" in log.read_text()
+
+
+def test_the_cause_inside_an_object_that_hydra_builds_is_reported(command):
+    def run(cfg: DictConfig, run_dir: Path) -> None:
+        try:
+            raise EnvironmentFault("no such device")
+        except EnvironmentFault as cause:
+            raise InstantiationException("Error in call to target") from cause
+
+    assert command(run=run)[0::2] == (3, "cryo2d: no such device\n")
 
 
 def test_debug_shows_the_traceback(command):

@@ -12,11 +12,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from cryo2d.cli import config_dir
+from cryo2d import cli
 from cryo2d.jobs.rules import Object, Objects
 from cryo2d.jobs.settings import SETTINGS, problems
 
-CONF = config_dir()
+CONF = cli.config_dir()
 JOBS = sorted(path.stem for path in CONF.glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.name, path.stem)
@@ -109,6 +109,21 @@ def test_every_setting_is_explained_where_it_is_set(job):
     free = {key for key, rule in SETTINGS[job].items() if isinstance(rule, Object | Objects)}
     keys = {key.rsplit(".", 1)[-1] for key in SETTINGS[job] if key not in free}
     assert keys - explained == set()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_setting_is_read_by_something(job):
+    code = "".join(
+        path.read_text()
+        for path in Path(cli.__file__).parent.rglob("*.py")
+        if path.name != "settings.py"
+    )
+    referred = set(
+        re.findall(r"\$\{([\w.]+)\}", "".join(p.read_text() for p in CONF.rglob("*.yaml")))
+    )
+    words = set(re.findall(r"\w+", code))
+    unread = [key for key in SETTINGS[job] if key.rsplit(".", 1)[-1] not in words]
+    assert set(unread) - referred == set()
 
 
 def test_no_key_is_a_yaml_boolean():
