@@ -76,8 +76,11 @@ class OnlineEM(torch.optim.Optimizer):
     @property
     def stats(self) -> SufficientStats | None:
         """Running statistics; None before the first step."""
-        held = self.state[self.model.references].get("stats")
-        return None if held is None else SufficientStats(**held)
+        held = self.state[self.model.references]
+        if not held:
+            return None
+        # kept as real numbers: loading a state casts it to the parameter's type
+        return SufficientStats(**{**held, "num": torch.view_as_complex(held["num"])})
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -113,7 +116,9 @@ class OnlineEM(torch.optim.Optimizer):
             shift = self.recenter.shift(solution.averages)
             running = running.moved(self.solver.grid, shift)
             solution = self.solver(running)
-        self.state[self.model.references]["stats"] = running.as_dict()
+        held = running.as_dict()
+        held["num"] = torch.view_as_real(running.num)
+        self.state[self.model.references] = held
         self._write(running, solution)
         return solution
 

@@ -86,10 +86,10 @@ class PoseScorer:
             offset=jitter * rotation_step,
         )
         fine_grid = PolarGrid(grid.box, rings, num_angles=grid.num_angles, padding=grid.padding)
-        harmonics = fine_grid.harmonics(fine_grid.sample(references))
+        self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
         reach = torch.pi * rings * search.extent / grid.box + 4  # J_m(z) is negligible for m > z
         self._fine = FineBank(
-            harmonics,
+            self.harmonics,
             fine_grid,
             band=band[:rings],
             rotation_step=rotation_step,
@@ -98,7 +98,7 @@ class PoseScorer:
             num_orders=min(grid.num_angles, even_size(float(reach))),
         )
         weight = (fine_grid.ring_weights * band[:rings]).to(device)
-        self._power = ring_power(fine_grid, harmonics) * weight  # [k s]
+        self._power = ring_power(fine_grid, self.harmonics) * weight  # [k s]
         self._coarse_rings = coarse
 
     def candidates(

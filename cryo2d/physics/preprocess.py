@@ -93,6 +93,7 @@ class WeightedImages:
         scale: contrast scale alpha ``[n]``.
         half: half-set ``[n]``.
         optics: optics group ``[n]``.
+        power: sum |X|^2 / sigma^2 ``[n]``.
     """
 
     rings: Tensor
@@ -102,6 +103,7 @@ class WeightedImages:
     scale: Tensor
     half: Tensor
     optics: Tensor
+    power: Tensor
 
     def __len__(self) -> int:
         return len(self.half)
@@ -136,6 +138,8 @@ def weigh(
         scale=batch.scale,
         half=batch.half,
         optics=batch.optics,
+        power=(torch.view_as_real(batch.rings).square().sum(-1).mean(1) * precision)
+        @ grid.ring_weights.to(device),
     )
 
 

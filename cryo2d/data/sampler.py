@@ -1,0 +1,62 @@
+"""Which particles each iteration visits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VisitPlan:
+    """Online iterations over shuffled particles, then passes over all of them.
+
+    The online iterations cut one endless stream of shuffled passes into batches, so that no
+    particle is visited twice before every other was visited once. The rows of an iteration depend
+    on the seed and its number alone: a resumed run goes on as if it had never stopped.
+
+    Args:
+        num_particles: particles there are.
+        batch: particles of an online iteration.
+        iterations: online iterations.
+        full_iterations: passes over all particles at the end.
+        seed: seed of the order.
+    """
+
+    num_particles: int
+    batch: int
+    iterations: int
+    full_iterations: int
+    seed: int
+
+    @property
+    def total(self) -> int:
+        """Number of iterations."""
+        return self.iterations + self.full_iterations
+
+    def is_full(self, iteration: int) -> bool:
+        """Whether an iteration visits every particle at the end of the run."""
+        return iteration >= self.iterations
+
+    def _pass(self, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        return torch.randperm(self.num_particles, generator=generator)
+
+    def rows(self, iteration: int) -> Tensor:
+        """Rows that an iteration visits ``[n]`` (int64); file order in a full pass."""
+        if self.is_full(iteration):
+            return torch.arange(self.num_particles)
+        size = min(self.batch, self.num_particles)
+        first, last = iteration * size, (iteration + 1) * size
+        parts = []
+        for number in range(first // self.num_particles, (last - 1) // self.num_particles + 1):
+            start = number * self.num_particles
+            order = self._pass(number)
+            parts.append(order[max(0, first - start) : last - start])
+        return torch.cat(parts)
+
+
+def half_sets(num_particles: int, seed: int) -> Tensor:
+    """Half-set of every particle, 0 or 1 in random order and equal numbers ``[n]`` (int64)."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 - 1)
+    half = torch.arange(num_particles) % 2
+    return half[torch.randperm(num_particles, generator=generator)]

@@ -1,0 +1,306 @@
+"""The main job: particles in, class averages and assignments out."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate, to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from cryo2d.data.sampler import VisitPlan
+from cryo2d.em.anneal import ResolutionRamp, Uncertainty
+from cryo2d.em.model import ClassModel
+from cryo2d.em.online import NoiseModel, OnlineEM
+from cryo2d.em.prior import CountRegularizer, FrcRegularizer
+from cryo2d.em.solve import Recenter, WienerSolver
+from cryo2d.errors import EnvironmentFault, InputError, Problem
+from cryo2d.io.mrc import read_images
+from cryo2d.io.particles import Excluded, ParticleTable, read_particles
+from cryo2d.physics.preprocess import TRANSFER, Preprocessor, working_box
+from cryo2d.training.assembly import Frame, random_references
+from cryo2d.training.callbacks.checkpoint import newest_checkpoint
+from cryo2d.training.datamodule import Particles
+from cryo2d.training.module import Classification, EmSettings
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, run_dir: Path) -> float:
+    """Classify particles.
+
+    Args:
+        cfg: composed configuration of the job.
+        run_dir: folder that everything is written to.
+
+    Returns:
+        Median resolution of the classes at FRC 0.5 (Angstrom), for sweeps.
+
+    Raises:
+        InputError: for anything wrong with the particles or with settings that depend on them.
+        EnvironmentFault: if they do not fit into memory, or the device is missing.
+    """
+    cfg, checkpoint = resumed(cfg)
+    threads = cfg.hardware.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    pl.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision("highest")
+    table, excluded = load(cfg, run_dir)
+    frame = frame_of(cfg, table)
+    trainer = make_trainer(cfg, run_dir)
+    particles = Particles(
+        table,
+        excluded,
+        Preprocessor(
+            frame.grid,
+            int(table.box[0]),
+            window=cfg.data.window,
+            window_inner=cfg.data.window_inner,
+            window_outer=cfg.data.window_outer,
+            invert=cfg.data.invert,
+        ),
+        seed=cfg.seed,
+        device=trainer.strategy.root_device,
+        threads=threads,
+        int8_signed=cfg.data.int8_signed,
+        memory_fraction=cfg.hardware.memory_fraction,
+    )
+    cache = particles.read()
+    check_classes(cfg, len(cache))
+    particles.plan = VisitPlan(
+        num_particles=len(cache),
+        batch=cfg.model.num_classes * cfg.optimizer.batch_per_class,
+        iterations=cfg.optimizer.iterations,
+        full_iterations=cfg.optimizer.full_iterations,
+        seed=cfg.seed,
+    )
+    module = Classification(
+        first_model(cfg, particles, frame),
+        frame.grid,
+        frame.search,
+        particles.plan,
+        em_settings(cfg, frame),
+        optimizer_maker(cfg, frame),
+        halves=cache.half.cpu(),
+        optics=cache.optics.cpu(),
+        pixel_size=frame.pixel_size,
+    )
+    trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
+    assert module.summary is not None
+    return float(module.summary.class_resolution[:, 0].median())
+
+
+def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
+    """Read and check the metadata; simulate particles first if no path is given."""
+    data = cfg.data
+    path = data.path
+    if path is None:
+        from cryo2d.simulate.particles import simulate
+
+        log.info("No data.path: simulating %d particles.", cfg.simulation.num_particles)
+        path = str(simulate(run_dir / "simulated", **cfg.simulation))
+    return read_particles(
+        to_absolute_path(path),
+        passthrough=[to_absolute_path(p) for p in data.passthrough],
+        pixel_size=data.pixel_size,
+        require_ctf=cfg.model.ctf != "none",
+        max_particles=data.max_particles,
+    )
+
+
+def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
+    """Working box, mask and limits, checked against each other.
+
+    Raises:
+        InputError: for limits that leave nothing to align on, or a mask that does not fit.
+    """
+    model = cfg.model
+    raw_box, raw_pixel = int(table.box[0]), float(table.pixel_size[0])
+    box = working_box(raw_box, raw_pixel, model.max_resolution)
+    frame = Frame(
+        box=box,
+        pixel_size=raw_pixel * raw_box / box,
+        max_resolution=model.max_resolution,
+        max_align_resolution=model.max_align_resolution,
+        min_align_resolution=model.min_align_resolution,
+        mask_diameter=model.mask_diameter,
+        mask_diameter_outer=model.mask_diameter_outer,
+        max_shift=model.max_shift,
+        padding=model.zeropad,
+    )
+    problems = []
+    if model.mask_diameter is not None and model.mask_diameter > frame.length:
+        problems.append(
+            _problem("mask_diameter", model.mask_diameter, f"at most the box, {frame.length:.0f} A")
+        )
+    if model.max_shift is not None and model.max_shift > frame.length / 2:
+        problems.append(
+            _problem("max_shift", model.max_shift, f"at most half the box, {frame.length / 2:.0f} A")
+        )
+    if frame.align_rings - frame.first_ring < 3:
+        least = frame.length / max(frame.align_rings - 2, 1)
+        problems.append(
+            _problem(
+                "min_align_resolution",
+                model.min_align_resolution,
+                f"a band of at least 3 rings: min_align_resolution above {least:.1f} A here",
+            )
+        )
+    if problems:
+        raise InputError(problems)
+    if model.max_resolution < 2 * frame.pixel_size - 1e-6:
+        log.warning(
+            "model.max_resolution=%g A is beyond Nyquist; %.2f A is used.",
+            model.max_resolution,
+            2 * frame.pixel_size,
+        )
+    return frame
+
+
+def _problem(key: str, value: object, expected: str) -> Problem:
+    return Problem("command line", f"model.{key}={value}", expected, f"change model.{key}")
+
+
+def check_classes(cfg: DictConfig, count: int) -> None:
+    """Refuse more classes than particles."""
+    classes = cfg.model.num_classes
+    if classes > count:
+        raise InputError(
+            [_problem("num_classes", classes, f"at most the number of particles, {count}")]
+        )
+
+
+def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
+    """Lightning's trainer with the loggers and callbacks of the configuration."""
+    total = cfg.optimizer.iterations + cfg.optimizer.full_iterations
+    if total < 1:
+        raise InputError(
+            [
+                Problem(
+                    "command line",
+                    "optimizer.iterations=0 and optimizer.full_iterations=0",
+                    "at least one iteration",
+                    "raise one of them",
+                )
+            ]
+        )
+    try:
+        return instantiate(
+            cfg.hardware.trainer,
+            max_epochs=total,
+            default_root_dir=str(run_dir),
+            callbacks=[instantiate(item) for item in (cfg.callbacks or {}).values()],
+            logger=[instantiate(item) for item in (cfg.logger or {}).values()],
+            reload_dataloaders_every_n_epochs=1,
+            _convert_="all",
+        )
+    except Exception as error:
+        if "accelerator" in str(error).lower() or "cuda" in str(error).lower():
+            raise EnvironmentFault(f"the device asked for is not there: {error}") from error
+        raise
+
+
+def em_settings(cfg: DictConfig, frame: Frame) -> EmSettings:
+    """Schedules and choices of the E-step."""
+    optimizer = cfg.optimizer
+    ramp = ResolutionRamp(
+        min(frame.first_rings, frame.align_rings), frame.align_rings, 0.7 * optimizer.iterations
+    )
+    return EmSettings(
+        uncertainty=Uncertainty(
+            cfg.model.icuf, optimizer.anneal_start, optimizer.anneal_iterations
+        ),
+        rings=ramp if optimizer.iterations else lambda _: frame.align_rings,
+        first_ring=frame.first_ring,
+        step_size=instantiate(optimizer.step_size),
+        transfer=TRANSFER[cfg.model.ctf],
+        scale_per_particle=cfg.model.scale_per_particle,
+        hard_last=optimizer.hard_last,
+        seed=cfg.seed,
+    )
+
+
+def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], OnlineEM]:
+    """Builds the optimizer of a model."""
+    model = cfg.model
+    regularizer = FrcRegularizer(full=True) if model.frc_regularizer else CountRegularizer()
+    recenter = Recenter(model.recenter_threshold, model.recenter_binary) if model.recenter else None
+
+    def make(classes: ClassModel) -> OnlineEM:
+        return OnlineEM(
+            classes,
+            solver=WienerSolver(frame.grid, frame.mask, regularizer),
+            noise=NoiseModel(white=model.noise == "white"),
+            recenter=recenter,
+            generator=torch.Generator().manual_seed(cfg.seed),
+        )
+
+    return make
+
+
+def first_model(cfg: DictConfig, particles: Particles, frame: Frame) -> ClassModel:
+    """First references and noise."""
+    assert particles.cache is not None
+    assert particles.plan is not None
+    groups = int(particles.table.optics.max()) + 1
+    noise = particles.cache.mean_power(groups)
+    if cfg.model.initial_references is not None:
+        return ClassModel(given_references(cfg, frame), noise.cpu())
+    generator = torch.Generator().manual_seed(cfg.seed)
+    references = random_references(
+        particles.cache,
+        frame,
+        particles.plan.rows(0),
+        num_classes=cfg.model.num_classes,
+        noise=noise,
+        transfer=TRANSFER[cfg.model.ctf],
+        scale=1.0,
+        batch_size=particles.batch_size,
+        generator=generator,
+    )
+    return ClassModel(references, noise.cpu())
+
+
+def given_references(cfg: DictConfig, frame: Frame) -> Tensor:
+    """Class averages of a stack, in the working box.
+
+    Raises:
+        InputError: if their number or box does not fit.
+    """
+    path = to_absolute_path(cfg.model.initial_references)
+    images = torch.from_numpy(np.ascontiguousarray(read_images(path)))
+    wanted = (cfg.model.num_classes, frame.box, frame.box)
+    if tuple(images.shape) != wanted:
+        expected = "{} images of {} x {} pixels".format(*wanted)
+        raise InputError(
+            [Problem(path, f"{tuple(images.shape)}", expected, "give averages of this box")]
+        )
+    return images.float() * frame.mask
+
+
+def resumed(cfg: DictConfig) -> tuple[DictConfig, str | None]:
+    """The settings to run with, and the checkpoint to go on from.
+
+    A resumed run takes every setting of the interrupted one from its config.yaml.
+
+    Raises:
+        InputError: if the folder is not that of a run with a checkpoint.
+    """
+    if cfg.resume is None:
+        return cfg, None
+    folder = Path(to_absolute_path(cfg.resume))
+    checkpoint, settings = newest_checkpoint(folder), folder / "config.yaml"
+    if checkpoint is None or not settings.is_file():
+        expected = "the folder of a run, with config.yaml and checkpoints/last.ckpt"
+        raise InputError([Problem(str(folder), "none", expected, "give that of an earlier run")])
+    earlier = OmegaConf.load(settings)
+    assert isinstance(earlier, DictConfig)
+    simulated = folder / "simulated" / "particles.star"
+    if earlier.data.path is None and simulated.is_file():
+        earlier.data.path = str(simulated)
+    log.info("Going on from %s with its settings.", checkpoint)
+    return earlier, str(checkpoint)

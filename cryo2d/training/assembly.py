@@ -1,0 +1,135 @@
+"""From settings to the objects of a classification."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryo2d.data.cache import ParticleCache
+from cryo2d.em.search import PoseSearch
+from cryo2d.em.seed import add_random, low_passed_averages
+from cryo2d.em.stats import SufficientStats
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.mask import circular_mask
+from cryo2d.physics.preprocess import Transfer, weigh
+
+CORNER_INNER, CORNER_OUTER = 0.85, 0.97  # default mask, as parts of the half box
+FIRST_DETAIL = 1.0 / 5.5  # wavelength at which the alignment starts, as a part of the extent
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Sizes of a classification: working box, mask and the rings of every limit.
+
+    Args:
+        box: working box (pixel).
+        pixel_size: of the working box (Angstrom).
+        max_resolution: finest resolution of the averages (Angstrom).
+        max_align_resolution: finest resolution of the alignment (Angstrom), None for the same.
+        min_align_resolution: coarsest resolution of the alignment (Angstrom), None for all.
+        mask_diameter: where the references' mask starts to fall (Angstrom), None for the corners.
+        mask_diameter_outer: where it reaches 0 (Angstrom), None for 1.2 times the inner one.
+        max_shift: largest shift (Angstrom), None for a tenth of the box.
+        padding: Fourier padding.
+    """
+
+    box: int
+    pixel_size: float
+    max_resolution: float
+    max_align_resolution: float | None = None
+    min_align_resolution: float | None = None
+    mask_diameter: float | None = None
+    mask_diameter_outer: float | None = None
+    max_shift: float | None = None
+    padding: float = 2.0
+
+    @property
+    def length(self) -> float:
+        """Side of the box (Angstrom)."""
+        return self.box * self.pixel_size
+
+    def ring(self, resolution: float) -> int:
+        """Rings up to a resolution (Angstrom), at least 1 and at most half the box."""
+        return max(1, min(self.box // 2, math.floor(self.length / resolution + 1e-6)))
+
+    @property
+    def grid(self) -> PolarGrid:
+        """Polar grid of particles and statistics."""
+        return PolarGrid(self.box, self.ring(self.max_resolution), padding=self.padding)
+
+    @property
+    def mask_radii(self) -> tuple[float, float]:
+        """Inner and outer radius of the mask (pixel)."""
+        half = self.box / 2
+        if self.mask_diameter is None:
+            return CORNER_INNER * half, CORNER_OUTER * half
+        outer = self.mask_diameter_outer or 1.2 * self.mask_diameter
+        scale = 0.5 / self.pixel_size
+        return min(self.mask_diameter * scale, half - 1.0), min(outer * scale, half)
+
+    @property
+    def mask(self) -> Tensor:
+        """Soft mask of the references ``[y x]``."""
+        return circular_mask(self.box, *self.mask_radii)
+
+    @property
+    def search(self) -> PoseSearch:
+        """Pose grids."""
+        shift = 0.1 * self.box if self.max_shift is None else self.max_shift / self.pixel_size
+        return PoseSearch(extent=2.0 * self.mask_radii[1], box=self.box, max_shift=shift)
+
+    @property
+    def align_rings(self) -> int:
+        """Finest ring of the alignment."""
+        rings = self.grid.num_rings
+        return min(rings, self.ring(self.max_align_resolution)) if self.max_align_resolution else rings
+
+    @property
+    def first_ring(self) -> int:
+        """Rings below this one are not aligned on."""
+        if self.min_align_resolution is None:
+            return 0
+        return max(0, math.ceil(self.length / self.min_align_resolution - 1e-6) - 1)
+
+    @property
+    def first_rings(self) -> int:
+        """Rings at which the resolution ramp starts."""
+        extent = self.search.extent
+        return max(self.first_ring + 3, round(self.box / (FIRST_DETAIL * extent)))
+
+
+def random_references(
+    cache: ParticleCache,
+    frame: Frame,
+    rows: Tensor,
+    *,
+    num_classes: int,
+    noise: Tensor,
+    transfer: Transfer,
+    scale: float,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """First averages ``[k y x]``: random subsets at random rotations, low-passed.
+
+    Args:
+        cache: particles.
+        frame: sizes.
+        rows: particles to use ``[n]``.
+        num_classes: number of averages.
+        noise: noise power ``[g s]``.
+        transfer: transfer function.
+        scale: contrast of the averages.
+        batch_size: particles handled at once.
+        generator: random numbers.
+    """
+    grid, device = frame.grid, cache.rings.device
+    stats = SufficientStats.zeros(grid, num_classes, len(noise), device)
+    for start in range(0, len(rows), batch_size):
+        batch = cache.batch(rows[start : start + batch_size])
+        images = weigh(
+            batch, grid, pixel_size=frame.pixel_size, noise=noise.to(device), transfer=transfer
+        )
+        add_random(stats, grid, images, generator)
+    return low_passed_averages(stats, grid, frame.mask, frame.first_rings, scale).cpu()

@@ -1,0 +1,240 @@
+"""The Lightning module: one epoch is one EM iteration."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from cryo2d.data.sampler import VisitPlan
+from cryo2d.em.model import ClassModel
+from cryo2d.em.online import OnlineEM
+from cryo2d.em.posterior import Posterior
+from cryo2d.em.score import PoseScorer
+from cryo2d.em.search import PoseSearch
+from cryo2d.em.solve import Solution
+from cryo2d.em.stats import SufficientStats, accumulate, add_residual
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.preprocess import Transfer, weigh
+from cryo2d.training.summary import VisitLog, summarize
+from cryo2d.types import Assignments, IterationSummary, ParticleBatch
+
+LEAST_SCALE, MOST_SCALE = 0.2, 5.0
+
+
+@dataclass(frozen=True)
+class EmSettings:
+    """What the E-step of an iteration depends on, apart from the model.
+
+    Attributes:
+        uncertainty: iteration -> uncertainty factor.
+        rings: iteration -> rings of the alignment.
+        first_ring: rings below are not aligned on.
+        step_size: iteration -> step size of the online update.
+        transfer: transfer function.
+        scale_per_particle: whether contrast scales are estimated from the second iteration on.
+        hard_last: whether the last iteration puts each particle into its best class alone.
+        seed: of the random grid offsets.
+    """
+
+    uncertainty: Callable[[int], float]
+    rings: Callable[[int], int]
+    first_ring: int
+    step_size: Callable[[int], float]
+    transfer: Transfer
+    scale_per_particle: bool
+    hard_last: bool
+    seed: int
+
+
+class Classification(pl.LightningModule):
+    """Online EM of class averages.
+
+    Args:
+        model: the classes.
+        grid: polar grid of the particles.
+        search: pose grids.
+        plan: which particles each iteration visits.
+        settings: schedules and choices of the E-step.
+        make_optimizer: builds the optimizer of the model.
+        halves: half-set of every particle ``[n]``.
+        optics: optics group of every particle ``[n]``.
+        pixel_size: of the working box (Angstrom).
+    """
+
+    def __init__(
+        self,
+        model: ClassModel,
+        grid: PolarGrid,
+        search: PoseSearch,
+        plan: VisitPlan,
+        settings: EmSettings,
+        make_optimizer: Callable[[ClassModel], OnlineEM],
+        *,
+        halves: Tensor,
+        optics: Tensor,
+        pixel_size: float,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.grid, self.search = model, grid, search
+        self.plan, self.settings = plan, settings
+        self.make_optimizer = make_optimizer
+        self.pixel_size = pixel_size
+        self.summary: IterationSummary | None = None
+        self.halves: Tensor
+        self.optics: Tensor
+        self.scale: Tensor
+        self.register_buffer("halves", halves, persistent=False)
+        self.register_buffer("optics", optics, persistent=False)
+        self.register_buffer("scale", torch.ones(len(halves)))
+        self._found: dict[str, Tensor] = {}
+        self._stats: SufficientStats | None = None
+        self._scorer: PoseScorer | None = None
+
+    @property
+    def box(self) -> int:
+        """Size of the class averages (pixel)."""
+        return self.grid.box
+
+    @property
+    def frequency(self) -> Tensor:
+        """Spatial frequency of the rings ``[s]`` (1/Angstrom)."""
+        return self.grid.radii / (self.grid.box * self.pixel_size)
+
+    @property
+    def assignments(self) -> Assignments | None:
+        """What was last found for every particle, on the CPU; NaN posterior if never visited."""
+        if not self._found:
+            return None
+        return Assignments(**{name: value.cpu() for name, value in self._found.items()})
+
+    def configure_optimizers(self) -> Any:
+        """The online EM and its step-size schedule."""
+        optimizer = self.make_optimizer(self.model)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.settings.step_size)
+        return [optimizer], [schedule]
+
+    def on_train_epoch_start(self) -> None:
+        """Prepare the references of this iteration."""
+        iteration = self.current_epoch
+        self._started = time.perf_counter()
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + iteration)
+        jitter = float(torch.rand((), generator=generator)) - 0.5
+        with torch.no_grad():
+            self._scorer = PoseScorer(
+                self.model.references.detach(),
+                self.grid,
+                self.search,
+                rings=self.settings.rings(iteration),
+                first_ring=self.settings.first_ring,
+                jitter=jitter,
+            )
+            self._stats = SufficientStats.zeros(
+                self.grid, self.model.num_classes, len(self.model.noise), self.device
+            )
+        self._visits = VisitLog()
+
+    @torch.no_grad()
+    def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
+        """One chunk of particles: weigh, score, posterior, statistics; the last chunk steps."""
+        assert self._scorer is not None
+        assert self._stats is not None
+        iteration = self.current_epoch
+        uncertainty = self.settings.uncertainty(iteration)
+        batch = replace(batch, scale=self.scale[batch.index])
+        images = weigh(
+            batch,
+            self.grid,
+            pixel_size=self.pixel_size,
+            noise=self.model.noise,
+            transfer=self.settings.transfer,
+        )
+        prior = torch.zeros(self.model.num_classes, device=self.device)
+        candidates = self._scorer.candidates(images, log_prior=prior, uncertainty=uncertainty)
+        posterior = Posterior.of(candidates, uncertainty=uncertainty)
+        last = iteration == self.plan.total - 1
+        if last and self.settings.hard_last:
+            accumulate(self._stats, self.grid, images, posterior.hard())
+        else:
+            accumulate(self._stats, self.grid, images, posterior)
+        best = candidates.poses[posterior.best]
+        add_residual(self._stats, self.grid, images, best, self._scorer.harmonics)
+        found = posterior.assignments(images.power, batch.scale, self.pixel_size)
+        self._record(batch.index, found)
+        if self.trainer.is_last_batch:
+            self._finish(iteration, uncertainty)
+
+    def _record(self, index: Tensor, found: Assignments) -> None:
+        """Keep what was found for the visited particles."""
+        self._visits.add(found)
+        for field in fields(found):
+            value = getattr(found, field.name)
+            if field.name not in self._found:
+                missing = 0 if value.dtype == torch.int64 else float("nan")
+                size = (len(self.halves), *value.shape[1:])
+                self._found[field.name] = torch.full(
+                    size, missing, dtype=value.dtype, device=self.device
+                )
+            self._found[field.name][index] = value
+        if self.settings.scale_per_particle:
+            self.scale[index] = found.alpha_min.clamp(LEAST_SCALE, MOST_SCALE)
+
+    def _finish(self, iteration: int, uncertainty: float) -> None:
+        """The M-step of an iteration and its summary."""
+        assert self._stats is not None
+        optimizer = self.optimizers()
+        gamma = float(optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
+        full = self.plan.is_full(iteration)
+        stats = self.reduce(self._stats)
+        solution: Solution = optimizer.step(  # type: ignore[call-arg, assignment, union-attr]
+            stats=stats, iteration=iteration, whole=full
+        )
+        if self.settings.scale_per_particle:
+            self._normalise_scale()
+        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        rings = self.settings.rings(iteration)
+        self.summary = summarize(
+            self._visits,
+            solution,
+            self.model,
+            frequency=self.frequency,
+            iteration=iteration,
+            num_iterations=self.plan.total,
+            full=full,
+            uncertainty=uncertainty,
+            resolution=1.0 / float(self.frequency[rings - 1]),
+            step_size=1.0 if full else gamma,
+            seconds=time.perf_counter() - self._started,
+        )
+        self._stats, self._scorer = None, None
+
+    def reduce(self, stats: SufficientStats) -> SufficientStats:
+        """Sum of the statistics over all processes."""
+        if self.trainer.world_size == 1:
+            return stats
+        total = {
+            name: self.trainer.strategy.reduce(value, reduce_op="sum")
+            for name, value in stats.as_dict().items()
+        }
+        return SufficientStats(**total)
+
+    def _normalise_scale(self) -> None:
+        """Mean scale 1 in each optics group, so that scale and averages stay apart."""
+        groups = len(self.model.noise)
+        total = torch.zeros(groups, device=self.device).index_add_(0, self.optics, self.scale)
+        count = torch.bincount(self.optics, minlength=groups).clamp(min=1)
+        self.scale /= (total / count)[self.optics].clamp(min=1e-6)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the assignments too: without full iterations they are the result."""
+        checkpoint["assignments"] = {name: value.cpu() for name, value in self._found.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the assignments back."""
+        self._found = {
+            name: value.to(self.device) for name, value in checkpoint["assignments"].items()
+        }

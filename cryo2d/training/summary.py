@@ -1,0 +1,88 @@
+"""What an iteration did, gathered for callbacks, loggers and reports."""
+
+import torch
+from torch import Tensor
+
+from cryo2d.em.model import ClassModel
+from cryo2d.em.solve import Solution
+from cryo2d.geometry.shells import resolution_at
+from cryo2d.types import Assignments, IterationSummary
+
+
+class VisitLog:
+    """Assignments of the particles visited in one iteration."""
+
+    def __init__(self) -> None:
+        self._parts: list[Assignments] = []
+
+    def add(self, found: Assignments) -> None:
+        """Remember one batch."""
+        self._parts.append(found)
+
+    def column(self, name: str) -> Tensor:
+        """One column of all batches, on the CPU."""
+        return torch.cat([getattr(part, name) for part in self._parts]).cpu()
+
+    def error(self) -> Tensor:
+        """Chi-squared of all visited particles ``[n]``, on the CPU."""
+        return torch.cat([part.error for part in self._parts]).cpu()
+
+
+def effective_number(weights: Tensor) -> float:
+    """exp of the entropy of weights that sum to 1."""
+    used = weights[weights > 0]
+    return float(torch.exp(-(used * used.log()).sum()))
+
+
+def class_mean(values: Tensor, classes: Tensor, counts: Tensor) -> Tensor:
+    """Mean of per-particle values over the members of each class ``[k]``; 0 for empty classes."""
+    total = torch.zeros(len(counts)).index_add_(0, classes, values.float())
+    return total / counts.clamp(min=1)
+
+
+def summarize(
+    visits: VisitLog,
+    solution: Solution,
+    model: ClassModel,
+    *,
+    frequency: Tensor,
+    iteration: int,
+    num_iterations: int,
+    full: bool,
+    uncertainty: float,
+    resolution: float,
+    step_size: float,
+    seconds: float,
+) -> IterationSummary:
+    """Collect one iteration; see :class:`cryo2d.types.IterationSummary` for the fields."""
+    classes = visits.column("class_index")
+    counts = torch.bincount(classes, minlength=model.num_classes)
+    posteriors, ess = visits.column("class_posterior"), visits.column("class_ess")
+    weights, frc = model.weights.cpu(), solution.frc.cpu()
+    area = 2.0 * torch.pi * torch.arange(1, frc.shape[1] + 1)
+    limits = [resolution_at(frc, frequency, threshold) for threshold in (0.5, 0.143)]
+    return IterationSummary(
+        iteration=iteration,
+        num_iterations=num_iterations,
+        full=full,
+        uncertainty=uncertainty,
+        resolution=resolution,
+        step_size=step_size,
+        particles=len(classes),
+        seconds=seconds,
+        effective_classes=effective_number(weights),
+        mean_error=float(visits.error().mean() / area.sum()),
+        averages=solution.averages.cpu(),
+        counts=counts,
+        weights=weights,
+        class_resolution=torch.stack(limits, dim=1),
+        class_ess=class_mean(ess, classes, counts),
+        class_probability=class_mean(posteriors, classes, counts),
+        frc=frc,
+        noise=model.noise.cpu().clone(),
+        frequency=frequency.cpu(),
+        posteriors=posteriors,
+        ess=ess,
+        scales=visits.column("alpha"),
+        shifts=visits.column("shift").norm(dim=1),
+    )
