@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from cryosparc.dataset import Dataset
 from fake_run import BOX, CLASSES, FakeData, FakeModule, make_assignments, make_table
 from PIL import Image
 
-from cryo2d.io.mrc import write_stack
+from cryo2d.io.mrc import read_header, write_stack
 from cryo2d.io.particles import Excluded, read_particles
 from cryo2d.training.callbacks.export import Export, given_settings
 from cryo2d.training.callbacks.metrics import Metrics
@@ -108,6 +109,18 @@ def test_particles_read_back_with_class_and_pose(finished: tuple[Path, StackData
         table.alignment.class_posterior, found.class_posterior.numpy()[rows], atol=1e-5
     )
     np.testing.assert_array_equal(table.alignment.half, rows % 2)
+
+
+def test_averages_read_back(finished: tuple[Path, StackData]):
+    folder, _ = finished
+    header = read_header(folder / "class_averages.mrcs")
+    assert (header.nz, header.ny, header.nx) == (CLASSES, BOX, BOX)
+    assert header.pixel_size == pytest.approx(3.0)
+    found = Dataset.load(folder / "class_averages.cs")
+    table, _ = read_particles(folder / "particles.star", require_ctf=False)
+    members = np.bincount(table.alignment.class_index, minlength=CLASSES)
+    np.testing.assert_array_equal(found["cryo2d/count"], members)
+    assert np.isinf(found["blob/res_A"][-1])
 
 
 def test_rejected_and_excluded_say_why(finished: tuple[Path, StackData]):

@@ -198,8 +198,9 @@ def write_averages(folder: Path, gallery: Gallery) -> list[str]:
         gallery.pixel_size,
         {
             "count": table.count,
-            "resolution": table.resolution,
-            "resolution_half": table.resolution_half,
+            # RELION too writes inf where a class has no resolution
+            "resolution": np.nan_to_num(table.resolution, nan=np.inf, posinf=np.inf),
+            "resolution_half": np.nan_to_num(table.resolution_half, nan=np.inf, posinf=np.inf),
             "ess": table.ess,
             "posterior": table.posterior,
         },
