@@ -199,11 +199,13 @@ def _composition_problems(job: str, texts: list[str], search: list[str]) -> Iter
 
 
 def composition_problem(error: Exception) -> Problem:
-    """A configuration that Hydra could not put together, in its own words."""
-    causes = [str(error)]
-    if error.__cause__ is not None:
-        causes.append(str(error.__cause__))
-    words = " ".join(" ".join(dict.fromkeys(causes)).split()).rstrip(".")
+    """A configuration or object that Hydra could not put together, in Hydra's own words."""
+    words, cause = str(error), str(error.__cause__ or "")
+    if cause not in words:
+        words = f"{words} {cause}"
     return Problem(
-        COMMAND_LINE, words, "a configuration that can be composed", "correct the override"
+        COMMAND_LINE,
+        " ".join(words.split()).rstrip("."),
+        "settings that fit together",
+        "correct the setting that is named",
     )
