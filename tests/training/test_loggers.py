@@ -29,20 +29,17 @@ class Counter(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.log("resolution", 10.0 - self.current_epoch)
+        self.loggers[2].log_image("classes", [np.zeros((4, 4), np.uint8)])
 
 
-@pytest.fixture
-def trained(tmp_path, monkeypatch) -> Path:
-    """A run folder with what the csv, tensorboard and wandb loggers of conf/ wrote."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose csv, tensorboard and wandb loggers, those of conf/, write into a folder."""
+    folder.mkdir()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         overrides = ["hardware=cpu", "logger=[csv,tensorboard,wandb]"]
         cfg = compose("classify", overrides=overrides, return_hydra_config=True)
     with open_dict(cfg):
-        cfg.hydra.runtime.output_dir = str(tmp_path)
+        cfg.hydra.runtime.output_dir = str(folder)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     HydraConfig.instance().set_config(cfg)
     loggers = [instantiate(node) for node in cfg.logger.values()]
@@ -54,14 +51,17 @@ def trained(tmp_path, monkeypatch) -> Path:
         enable_checkpointing=False,
     )
     trainer.fit(Counter(), DataLoader(np.zeros((4, 1), np.float32), batch_size=2))
-    loggers[2].log_image("classes", [np.zeros((4, 4), np.uint8)])
-    loggers[2].experiment.finish()
-    return tmp_path
 
 
 @pytest.mark.slow
-def test_every_logger_works_without_an_account(trained):
-    assert "resolution" in (trained / "csv" / "metrics.csv").read_text()
-    assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
-    (run,) = (trained / "wandb").glob("offline-run-*")
-    assert list(run.rglob("*.png"))
+def test_every_logger_works_without_an_account_and_every_run_has_its_own(tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for run in (tmp_path / "first", tmp_path / "second"):
+        train(run, monkeypatch)
+        assert "resolution" in (run / "csv" / "metrics.csv").read_text()
+        assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+        (offline,) = (run / "wandb").glob("offline-run-*")
+        assert list(offline.rglob("*.png"))
