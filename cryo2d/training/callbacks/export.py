@@ -21,7 +21,6 @@ from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.gallery import Gallery, Picture
 from cryo2d.training.drawing.montage import ANGSTROM
 from cryo2d.training.drawing.report import Counts, Report, render_report
-from cryo2d.training.drawing.similarity import similarity_order
 from cryo2d.training.manifest import versions, write_manifest
 from cryo2d.types import IterationSummary
 
@@ -90,7 +89,7 @@ class Export(Callback):
             table=table,
             members=found[torch.from_numpy(np.flatnonzero(outcome.keep))],
             pixel_size=run.pixel_size,
-            order=self._plot_order(summary, table, run.pixel_size),
+            similar=self.plot_order == "similarity",
             optics_names=data.table.optics_names,
             history=read_rows(folder / "metrics.csv"),
             mask_diameter=self.mask_diameter,
@@ -109,14 +108,6 @@ class Export(Callback):
         self._write_report(folder, gallery, pictures, outcome, counts, files)
         self._write_manifest(folder, files, counts, data.table, summary)
         self._print(folder, table)
-
-    def _plot_order(
-        self, summary: IterationSummary, table: ClassTable, pixel_size: float
-    ) -> np.ndarray:
-        if self.plot_order == "size":
-            return table.by_count()
-        radius = None if self.mask_diameter is None else 0.5 * self.mask_diameter / pixel_size
-        return similarity_order(summary.averages.float().numpy(), table.count, radius)
 
     def _table_order(self, table: ClassTable) -> np.ndarray:
         return table.by_count() if self.sort else np.arange(len(table))
@@ -143,7 +134,8 @@ class Export(Callback):
             files={name: (folder / name).stat().st_size for name in files},
         )
         averages = gallery.summary.averages.float().numpy()
-        page = render_report(report, averages, gallery.table, self._table_order(gallery.table))
+        order = self._table_order(gallery.table)
+        page = render_report(report, averages, gallery.table, order, gallery.mask_radius)
         with atomic_write(folder / "report.html") as file:
             file.write(page.encode())
         files.append("report.html")
@@ -225,13 +217,13 @@ def headline(gallery: Gallery, counts: Counts) -> dict[str, str]:
     resolution = table.resolution[~table.empty & np.isfinite(table.resolution)]
     seconds = sum(row["seconds"] for row in gallery.history)
     return {
-        "particles classified": f"{counts.classified:,}",
+        "particles": f"{counts.classified:,}",
         "classes in use": f"{(~table.empty).sum()} of {len(table)}",
         "effective classes": f"{summary.effective_classes:.1f}",
         "median resolution": _angstrom(np.median(resolution) if len(resolution) else np.nan),
         "best resolution": _angstrom(resolution.min(initial=np.inf)),
         "iterations": str(summary.iteration + 1),
-        "time in iterations": f"{seconds / 60:.1f} min" if seconds else "-",
+        "time": f"{seconds / 60:.1f} min" if seconds else "-",
     }
 
 

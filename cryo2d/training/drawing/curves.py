@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
@@ -11,8 +12,9 @@ from matplotlib.ticker import (
     EngFormatter,
     FixedLocator,
     FuncFormatter,
-    LogFormatter,
+    LogLocator,
     MaxNLocator,
+    NullFormatter,
 )
 
 from cryo2d.training.drawing import style
@@ -48,7 +50,7 @@ def draw_frc(frc: np.ndarray, frequency: np.ndarray, table: ClassTable) -> bytes
         weights = table.count[used] / table.count[used].sum()
         mean = weights @ np.nan_to_num(frc[used])
         left.plot(frequency, mean, color=style.INK, linewidth=1.8, label="mean over particles")
-        left.legend(loc="upper right", fontsize=8, frameon=False)
+        left.legend(loc=(0.005, 0.27), fontsize=8, frameon=False)
     for level in (0.5, 0.143):
         left.axhline(level, color=style.MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
         left.text(0.01 * frequency[-1], level + 0.012, f"{level:g}", fontsize=7.5)
@@ -72,7 +74,7 @@ def _resolution_scatter(
         edgecolors="white",
     )
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    plain_log_ticks(ax.xaxis)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=7))
     ax.invert_yaxis()
     style.dress(
@@ -81,6 +83,16 @@ def _resolution_scatter(
         x="particles in class",
         y=f"resolution at FRC 0.143 ({ANGSTROM})",
     )
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Labels 1, 2, 5, 10, ... on a logarithmic axis, whatever the number of decades."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    large = EngFormatter(sep="")
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1000 else large(value))
+    )
+    axis.set_minor_formatter(NullFormatter())
 
 
 def resolution_axis(ax: Axes, frequency: np.ndarray) -> None:
@@ -115,8 +127,7 @@ def draw_noise(noise: np.ndarray, frequency: np.ndarray, names: Sequence[str]) -
         ax.legend(loc="best", fontsize=8, frameon=False)
     if np.any(noise > 0):
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
+        plain_log_ticks(ax.yaxis)
     ax.set_xlim(0, frequency[-1])
     title = "Noise power" if len(noise) == 1 else f"Noise power of {len(noise)} optics groups"
     style.dress(ax, title=title, y=r"$\sigma^2$ per Fourier sample")

@@ -9,6 +9,7 @@ import numpy as np
 from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.curves import draw_frc, draw_history, draw_noise, draw_posteriors
 from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
+from cryo2d.training.drawing.similarity import similarity_order
 from cryo2d.training.drawing.style import image_png
 from cryo2d.types import Assignments, IterationSummary
 
@@ -46,7 +47,7 @@ class Gallery:
         table: numbers of the classes.
         members: assignments of the classified particles ``[n]``.
         pixel_size: of the averages (Angstrom).
-        order: class numbers in reading order of the montage ``[k]``.
+        similar: whether like classes stand together, else the largest come first.
         optics_names: ``[g]``.
         history: rows of metrics.csv.
         mask_diameter: circle in which the contrast is measured (Angstrom).
@@ -56,10 +57,23 @@ class Gallery:
     table: ClassTable
     members: Assignments
     pixel_size: float
-    order: np.ndarray
+    similar: bool
     optics_names: Sequence[str]
     history: Sequence[Mapping[str, float]]
     mask_diameter: float | None = None
+
+    @property
+    def mask_radius(self) -> float | None:
+        """Radius of the mask (pixel)."""
+        return None if self.mask_diameter is None else 0.5 * self.mask_diameter / self.pixel_size
+
+    @property
+    def order(self) -> np.ndarray:
+        """Class numbers in reading order of the montage ``[k]``."""
+        if not self.similar:
+            return self.table.by_count()
+        averages = self.summary.averages.float().numpy()
+        return similarity_order(averages, self.table.count, self.mask_radius)
 
     @cached_property
     def montage(self) -> np.ndarray:
@@ -107,7 +121,7 @@ class Gallery:
 MONTAGE = (
     "Below each average: particles and class number; resolution where the half-set FRC falls "
     "below 0.143 and mean effective number of classes of its particles (ESS; 1 is certain). "
-    "Grey levels are set class by class; solvent is the same grey everywhere."
+    "Grey levels are set class by class; solvent, and all beyond the mask, is the same grey."
 )
 COURSE = (
     "Band used for alignment and resolution of the classes; effective classes, exp of the entropy "

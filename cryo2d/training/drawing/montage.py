@@ -19,27 +19,30 @@ def grey_levels(averages: np.ndarray, radius: float | None = None) -> np.ndarray
 
     The brightest 0.5 % of the pixels inside the mask are white. Dark fringes keep their
     contrast as long as they are not deeper than the particle is high; an average without any
-    contrast is plain solvent.
+    contrast is plain solvent. Beyond the mask the picture fades into solvent, so that neither
+    the edge of a mask nor noise in the corners draws the eye.
 
     Args:
         averages: ``[k y x]``, protein white.
-        radius: mask radius (pixel); None for the largest circle in the box.
+        radius: mask radius (pixel); None for 0.42 of the box.
 
     Returns:
         ``[k y x]`` float32; values below 0 or above 1 are black and white.
     """
     size = averages.shape[-1]
+    radius = 0.42 * size if radius is None else min(radius, size / 2)
+    outer = min(1.2 * radius, size / 2)
     y, x = np.indices(averages.shape[-2:]) - size // 2
     distance = np.hypot(y, x)
-    inside = distance <= (radius if radius is not None else size / 2 - 1)
-    rim = inside & (distance > 0.9 * distance[inside].max())
+    rim = (distance <= radius) & (distance >= 0.8 * radius)
     solvent = np.median(averages[:, rim], axis=1)
-    low, high = np.percentile(averages[:, inside], (0.5, 99.5), axis=1)
+    low, high = np.percentile(averages[:, distance <= radius], (0.5, 99.5), axis=1)
     height, depth = high - solvent, solvent - low
     # a stretch that would blow noise of a junk class up to black and white is held back by depth
     span = np.maximum(height / (1 - BACKGROUND), depth / (2 * BACKGROUND))
     span = np.where(span > 1e-6 * np.abs(averages).max(initial=0.0), span, np.inf)
-    levels = (averages - solvent[:, None, None]) / span[:, None, None] + BACKGROUND
+    inside = np.clip((outer - distance) / max(outer - radius, 1.0), 0.0, 1.0)
+    levels = inside * (averages - solvent[:, None, None]) / span[:, None, None] + BACKGROUND
     return levels.astype(np.float32)
 
 
@@ -79,7 +82,7 @@ def draw_montage(
     order = table.by_count() if order is None else order
     box = averages.shape[-1]
     tile = min(192, max(112, box)) if tile is None else tile
-    radius = None if mask_diameter is None else min(0.5 * mask_diameter / pixel_size, box / 2)
+    radius = None if mask_diameter is None else 0.5 * mask_diameter / pixel_size
     levels = grey_levels(averages, radius)
     text = max(9, round(0.085 * tile))
     columns, gap, margin = grid_columns(len(order)), max(6, tile // 14), round(0.16 * tile)

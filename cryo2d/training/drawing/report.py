@@ -65,7 +65,11 @@ class Report:
 
 
 def render_report(
-    report: Report, averages: np.ndarray, table: ClassTable, order: np.ndarray
+    report: Report,
+    averages: np.ndarray,
+    table: ClassTable,
+    order: np.ndarray,
+    radius: float | None = None,
 ) -> str:
     """The page as HTML text that needs no other file and no network.
 
@@ -74,6 +78,7 @@ def render_report(
         averages: ``[k y x]``, for the thumbnails of the class table.
         table: the class table.
         order: class numbers from top to bottom.
+        radius: of the mask (pixel).
     """
     # autoescape: column values and paths come from the user's files
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -81,12 +86,14 @@ def render_report(
     environment.filters["size"] = readable_size
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
-        report=report, rows=_rows(averages, table, order), style=style
+        report=report, rows=_rows(averages, table, order, radius), style=style
     )
 
 
-def _rows(averages: np.ndarray, table: ClassTable, order: np.ndarray) -> list[dict[str, object]]:
-    levels = grey_levels(averages)
+def _rows(
+    averages: np.ndarray, table: ClassTable, order: np.ndarray, radius: float | None
+) -> list[dict[str, object]]:
+    levels = grey_levels(averages, radius)
     share = table.share
     rows: list[dict[str, object]] = []
     for k in order:
