@@ -147,13 +147,17 @@ def _reject(
     return kept_row, []
 
 
+def extended(excluded: Excluded, table: ParticleTable, reasons: Sequence[str]) -> Excluded:
+    """The excluded particles and some more of the same input, with a reason for each."""
+    parts = [part for part in (excluded.table, table) if len(part)]
+    whole = joined(*parts) if len(parts) == 2 else [*parts, excluded.table][0]
+    return Excluded(whole, (*excluded.reasons, *reasons))
+
+
 def _with_reasons(unvisited: ParticleTable, excluded: Excluded) -> ParticleTable:
-    reasons = [*excluded.reasons, *[NEVER_VISITED] * len(unvisited)]
-    parts = [part for part in (excluded.table, unvisited) if len(part)]
-    table = parts[0] if parts else excluded.table
-    if len(parts) == 2:
-        table = joined(*parts)
-    table = with_text_column(table, "cryo2dReason", np.array(reasons, dtype=object))
+    excluded = extended(excluded, unvisited, [NEVER_VISITED] * len(unvisited))
+    table = excluded.table
+    table = with_text_column(table, "cryo2dReason", np.array(excluded.reasons, dtype=object))
     source = np.full(len(table), table.source, dtype=object)
     table = with_text_column(table, "cryo2dSourceFile", source)
     return with_text_column(table, "cryo2dSourceRow", table.source_row.astype(str))

@@ -11,6 +11,7 @@ from cryo2d.data.outcome import (
     NEVER_VISITED,
     DuplicateRule,
     alignment_columns,
+    extended,
     image_names,
     joined,
     settle,
@@ -167,6 +168,17 @@ def test_added_column_of_a_cs():
     assert table.columns.names == ("uid", "blob/shape", "cryo2dReason")
     assert table.columns.array["star/cryo2dReason"].tolist() == [b"a b", b"longer than before"]
     assert table.columns.array["uid"].tolist() == [5, 6]
+
+
+def test_extended_with_nothing_and_from_nothing():
+    table = make_table(5)
+    none, two = table.take(np.arange(0)), table.take(np.array([1, 3]))
+    start = Excluded(none, ())
+    once = extended(start, two, ["a", "b"])
+    assert once.reasons == ("a", "b")
+    assert once.table.source_row.tolist() == two.source_row.tolist()
+    assert extended(once, none, []).reasons == ("a", "b")
+    assert len(extended(start, none, []).table) == 0
 
 
 def test_joined_parts_are_the_whole():
