@@ -85,9 +85,7 @@ class CoarseBank:
         cross, psi, shift = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
         return CoarseBest(cross, psi, shift)
 
-    def _best_of_class(
-        self, images: tuple[Tensor, ...], k: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _best_of_class(self, images: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Maximum over rotation and shift: score, rotation, shift index, ``[n]`` each."""
         num = images[0].shape[-1]
         parts = []

@@ -16,12 +16,14 @@ class Reseed:
     that new particles soon outweigh what they share.
 
     Args:
-        iterations: iterations after which to look.
+        total: online iterations of the run.
+        at: when to look, as parts of the online iterations.
         least: smallest share, in units of the mean share.
         disturbance: amplitude of the noise, as a part of the copy's amplitude.
     """
 
-    iterations: tuple[int, ...] = ()
+    total: int
+    at: tuple[float, ...] = (0.25, 0.4, 0.55)
     least: float = 0.25
     disturbance: float = 0.3
 
@@ -29,7 +31,7 @@ class Reseed:
         self, stats: SufficientStats, iteration: int, generator: torch.Generator
     ) -> SufficientStats:
         """Statistics with the dead classes replaced; the same object if none is."""
-        if iteration not in self.iterations:
+        if iteration not in {round(part * self.total) for part in self.at}:
             return stats
         count = stats.count.sum(0)
         dead = (count < self.least * count.mean()).nonzero()[:, 0]

@@ -12,6 +12,7 @@ from cryo2d.em.solve import images_of, least_squares
 from cryo2d.em.stats import SufficientStats, accumulate
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import WeightedImages
+from cryo2d.physics.solvent import SolventMask
 
 
 def random_subsets(
@@ -53,18 +54,24 @@ def add_random(
 
 
 def low_passed_averages(
-    stats: SufficientStats, grid: PolarGrid, mask: Tensor, rings: float, scale: float = 1.0
+    stats: SufficientStats,
+    grid: PolarGrid,
+    solvent: SolventMask,
+    *,
+    rings: float,
+    scale: float = 1.0,
 ) -> Tensor:
     """Averages ``[k y x]`` of the statistics with a Gaussian low-pass at ``rings`` cycles per box.
 
     Args:
         stats: sums over particles.
         grid: polar grid of the statistics.
-        mask: soft mask ``[y x]``.
+        solvent: masks and solvent level.
         rings: the filter falls to 1/2 there.
         scale: contrast of the result.
     """
     device = stats.den.device
     falloff = torch.exp(-math.log(2.0) * (grid.radii.to(device) / rings) ** 2)
     average = least_squares(grid, stats.num.sum(0), stats.den.sum(0))
-    return scale * images_of(grid, average * falloff) * mask.to(device)
+    images = images_of(grid, average * falloff)
+    return scale * solvent.flatten(images, solvent.circle.to(device).expand_as(images))

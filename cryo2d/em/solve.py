@@ -9,6 +9,7 @@ from cryo2d.em.prior import Regularizer
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_correlation
+from cryo2d.physics.solvent import SolventMask
 
 _FLOOR = 1e-3  # least weight of a ring, as a part of the class's best ring: CTF zeros
 
@@ -18,8 +19,8 @@ class Solution:
     """Class averages and what is known of their quality.
 
     Attributes:
-        averages: ``[k y x]``, masked.
-        frc: half-set Fourier ring correlation inside the mask ``[k s]``.
+        averages: ``[k y x]``, masked, solvent level 0.
+        frc: half-set Fourier ring correlation inside the masks ``[k s]``.
     """
 
     averages: Tensor
@@ -39,34 +40,36 @@ def images_of(grid: PolarGrid, harmonics: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WienerSolver:
-    """A = w num / den with Wiener weights w from the half-sets, masked by a soft circle.
+    """A = w num / den with Wiener weights w from the half-sets, flat outside a soft mask.
 
     Args:
         grid: polar grid of the statistics.
-        mask: soft mask ``[y x]``.
+        solvent: masks and solvent level.
         regularizer: Wiener weights per ring.
     """
 
     grid: PolarGrid
-    mask: Tensor
+    solvent: SolventMask
     regularizer: Regularizer
 
-    def half_correlation(self, stats: SufficientStats) -> Tensor:
-        """FRC between the masked averages of the two half-sets ``[k s]``."""
-        grid, mask = self.grid, self.mask.to(stats.den.device)
-        first, second = (
-            grid.harmonics(grid.sample(images_of(grid, average) * mask))
-            for average in least_squares(grid, stats.num, stats.den)
-        )
-        return ring_correlation(grid, first, second)
-
     def __call__(self, stats: SufficientStats) -> Solution:
-        """Averages and their FRC."""
-        frc = self.half_correlation(stats)
+        """Averages and their FRC, both inside the masks."""
+        grid, solvent = self.grid, self.solvent
+        first, second = (
+            images_of(grid, average) for average in least_squares(grid, stats.num, stats.den)
+        )
+        masks = solvent.masks(0.5 * (first + second))
+        frc = ring_correlation(
+            grid,
+            *(
+                grid.harmonics(grid.sample(solvent.flatten(half, masks)))
+                for half in (first, second)
+            ),
+        )
         den = stats.den.sum(0)
         weight = self.regularizer(frc, den, stats.count.sum(0))
-        harmonics = least_squares(self.grid, stats.num.sum(0), den) * weight[:, None]
-        return Solution(images_of(self.grid, harmonics) * self.mask.to(frc.device), frc)
+        harmonics = least_squares(grid, stats.num.sum(0), den) * weight[:, None]
+        return Solution(solvent.flatten(images_of(grid, harmonics), masks), frc)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class PolarGrid:
         """
         weighted = rings * (self.ring_weights.to(rings.device) / self.num_angles)
         blank = torch.zeros((len(rings), self.box, self.box), device=rings.device)
-        _, pull = torch.func.vjp(self.sample, blank)
+        pull = torch.func.vjp(self.sample, blank)[1]
         return pull(weighted)[0]
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:

@@ -131,6 +131,7 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
         mask_diameter_outer=model.mask_diameter_outer,
         max_shift=model.max_shift,
         padding=model.zeropad,
+        remove_neighbours=model.remove_neighbours,
     )
     problems = []
     if model.mask_diameter is not None and model.mask_diameter > frame.length:
@@ -139,7 +140,9 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
         )
     if model.max_shift is not None and model.max_shift > frame.length / 2:
         problems.append(
-            _problem("max_shift", model.max_shift, f"at most half the box, {frame.length / 2:.0f} A")
+            _problem(
+                "max_shift", model.max_shift, f"at most half the box, {frame.length / 2:.0f} A"
+            )
         )
     if frame.align_rings - frame.first_ring < 3:
         least = frame.length / max(frame.align_rings - 2, 1)
@@ -211,31 +214,46 @@ def em_settings(cfg: DictConfig, frame: Frame) -> EmSettings:
         min(frame.first_rings, frame.align_rings), frame.align_rings, 0.7 * optimizer.iterations
     )
     return EmSettings(
-        uncertainty=Uncertainty(
-            cfg.model.icuf, optimizer.anneal_start, optimizer.anneal_iterations
-        ),
+        uncertainty=uncertainty_of(cfg),
         rings=ramp if optimizer.iterations else lambda _: frame.align_rings,
         first_ring=frame.first_ring,
         step_size=instantiate(optimizer.step_size),
         transfer=TRANSFER[cfg.model.ctf],
         scale_per_particle=cfg.model.scale_per_particle,
         hard_last=optimizer.hard_last,
+        perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
+    )
+
+
+def uncertainty_of(cfg: DictConfig) -> Uncertainty:
+    """Schedule of the uncertainty factor; without numbers it follows the online iterations."""
+    optimizer = cfg.optimizer
+    start, length = optimizer.anneal_start, optimizer.anneal_iterations
+    return Uncertainty(
+        cfg.model.icuf,
+        0.1 * optimizer.iterations if start is None else start,
+        0.75 * optimizer.iterations if length is None else length,
     )
 
 
 def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], OnlineEM]:
     """Builds the optimizer of a model."""
     model = cfg.model
-    regularizer = FrcRegularizer(full=True) if model.frc_regularizer else CountRegularizer()
+    regularizer = (
+        FrcRegularizer(full=model.full_frc) if model.frc_regularizer else CountRegularizer()
+    )
     recenter = Recenter(model.recenter_threshold, model.recenter_binary) if model.recenter else None
+
+    reseed = instantiate(cfg.optimizer.reseed, total=cfg.optimizer.iterations, _convert_="all")
 
     def make(classes: ClassModel) -> OnlineEM:
         return OnlineEM(
             classes,
-            solver=WienerSolver(frame.grid, frame.mask, regularizer),
+            solver=WienerSolver(frame.grid, frame.solvent, regularizer),
             noise=NoiseModel(white=model.noise == "white"),
             recenter=recenter,
+            reseed=reseed,
             generator=torch.Generator().manual_seed(cfg.seed),
         )
 
@@ -258,7 +276,7 @@ def first_model(cfg: DictConfig, particles: Particles, frame: Frame) -> ClassMod
         num_classes=cfg.model.num_classes,
         noise=noise,
         transfer=TRANSFER[cfg.model.ctf],
-        scale=1.0,
+        scale=cfg.model.initial_scale,
         batch_size=particles.batch_size,
         generator=generator,
     )
@@ -279,7 +297,7 @@ def given_references(cfg: DictConfig, frame: Frame) -> Tensor:
         raise InputError(
             [Problem(path, f"{tuple(images.shape)}", expected, "give averages of this box")]
         )
-    return images.float() * frame.mask
+    return images.float() * frame.solvent.circle
 
 
 def resumed(cfg: DictConfig) -> tuple[DictConfig, str | None]:

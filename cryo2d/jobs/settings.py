@@ -54,15 +54,19 @@ MODEL: Mapping[str, Rule] = {
     "model.icuf": Real(least=1),
     "model.mask_diameter": OrNull(Real(above=0, unit="A")),
     "model.mask_diameter_outer": OrNull(Real(above=0, unit="A")),
+    "model.remove_neighbours": Flag(),
     "model.recenter": Flag(),
     "model.recenter_threshold": Real(least=0, most=1),
     "model.recenter_binary": Flag(),
     "model.ctf": Choice("full", "flip", "none"),
     "model.zeropad": Real(least=1, most=4),
     "model.frc_regularizer": Flag(),
+    "model.full_frc": Flag(),
     "model.scale_per_particle": Flag(),
     "model.noise": Choice("coloured", "white"),
     "model.initial_references": OrNull(Text("an .mrcs file")),
+    "model.initial_scale": Real(above=0),
+    "model.perturb_poses": Flag(),
     "model.max_shift": OrNull(Real(least=0, unit="A")),
 }
 
@@ -71,9 +75,10 @@ OPTIMIZER: Mapping[str, Rule] = {
     "optimizer.batch_per_class": Whole(1),
     "optimizer.full_iterations": Whole(),
     "optimizer.hard_last": Flag(),
-    "optimizer.anneal_start": Whole(),
-    "optimizer.anneal_iterations": Whole(),
+    "optimizer.anneal_start": OrNull(Whole()),
+    "optimizer.anneal_iterations": OrNull(Whole()),
     "optimizer.step_size": Object(),
+    "optimizer.reseed": OrNull(Object()),
 }
 
 POST: Mapping[str, Rule] = {

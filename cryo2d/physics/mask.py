@@ -13,6 +13,6 @@ def radius_grid(box: int) -> Tensor:
 
 
 def circular_mask(box: int, inner: float, outer: float) -> Tensor:
-    """Soft circle ``[y x]``: 1 up to radius ``inner``, a raised cosine to 0 at ``outer`` (pixel)."""
+    """Soft circle ``[y x]``: 1 up to radius ``inner``, cosine edge to 0 at ``outer`` (pixel)."""
     part = ((radius_grid(box) - inner) / max(outer - inner, 1e-6)).clamp(0.0, 1.0)
     return 0.5 * (1.0 + torch.cos(math.pi * part))

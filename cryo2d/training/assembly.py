@@ -11,8 +11,8 @@ from cryo2d.em.search import PoseSearch
 from cryo2d.em.seed import add_random, low_passed_averages
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.mask import circular_mask
 from cryo2d.physics.preprocess import Transfer, weigh
+from cryo2d.physics.solvent import SolventMask
 
 CORNER_INNER, CORNER_OUTER = 0.85, 0.97  # default mask, as parts of the half box
 FIRST_DETAIL = 1.0 / 5.5  # wavelength at which the alignment starts, as a part of the extent
@@ -32,6 +32,7 @@ class Frame:
         mask_diameter_outer: where it reaches 0 (Angstrom), None for 1.2 times the inner one.
         max_shift: largest shift (Angstrom), None for a tenth of the box.
         padding: Fourier padding.
+        remove_neighbours: whether the masks leave out neighbouring particles.
     """
 
     box: int
@@ -43,6 +44,7 @@ class Frame:
     mask_diameter_outer: float | None = None
     max_shift: float | None = None
     padding: float = 2.0
+    remove_neighbours: bool = True
 
     @property
     def length(self) -> float:
@@ -69,9 +71,10 @@ class Frame:
         return min(self.mask_diameter * scale, half - 1.0), min(outer * scale, half)
 
     @property
-    def mask(self) -> Tensor:
-        """Soft mask of the references ``[y x]``."""
-        return circular_mask(self.box, *self.mask_radii)
+    def solvent(self) -> SolventMask:
+        """Masks of the references."""
+        inner, outer = self.mask_radii
+        return SolventMask(self.box, inner, outer, neighbours=self.remove_neighbours)
 
     @property
     def search(self) -> PoseSearch:
@@ -83,7 +86,9 @@ class Frame:
     def align_rings(self) -> int:
         """Finest ring of the alignment."""
         rings = self.grid.num_rings
-        return min(rings, self.ring(self.max_align_resolution)) if self.max_align_resolution else rings
+        return (
+            min(rings, self.ring(self.max_align_resolution)) if self.max_align_resolution else rings
+        )
 
     @property
     def first_ring(self) -> int:
@@ -132,4 +137,6 @@ def random_references(
             batch, grid, pixel_size=frame.pixel_size, noise=noise.to(device), transfer=transfer
         )
         add_random(stats, grid, images, generator)
-    return low_passed_averages(stats, grid, frame.mask, frame.first_rings, scale).cpu()
+    return low_passed_averages(
+        stats, grid, frame.solvent, rings=frame.first_rings, scale=scale
+    ).cpu()

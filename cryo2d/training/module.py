@@ -37,6 +37,7 @@ class EmSettings:
         transfer: transfer function.
         scale_per_particle: whether contrast scales are estimated from the second iteration on.
         hard_last: whether the last iteration puts each particle into its best class alone.
+        perturb_poses: whether the grid of coarse rotations is offset at random.
         seed: of the random grid offsets.
     """
 
@@ -47,6 +48,7 @@ class EmSettings:
     transfer: Transfer
     scale_per_particle: bool
     hard_last: bool
+    perturb_poses: bool
     seed: int
 
 
@@ -123,7 +125,7 @@ class Classification(pl.LightningModule):
         iteration = self.current_epoch
         self._started = time.perf_counter()
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + iteration)
-        jitter = float(torch.rand((), generator=generator)) - 0.5
+        offset = float(torch.rand((), generator=generator)) - 0.5
         with torch.no_grad():
             self._scorer = PoseScorer(
                 self.model.references.detach(),
@@ -131,7 +133,7 @@ class Classification(pl.LightningModule):
                 self.search,
                 rings=self.settings.rings(iteration),
                 first_ring=self.settings.first_ring,
-                jitter=jitter,
+                jitter=offset if self.settings.perturb_poses else 0.0,
             )
             self._stats = SufficientStats.zeros(
                 self.grid, self.model.num_classes, len(self.model.noise), self.device

@@ -1,0 +1,98 @@
+"""The solvent round a particle in class averages: its level, and neighbours that lie in it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from cryo2d.physics.mask import circular_mask, radius_grid
+
+
+def gaussian(images: Tensor, sigma: float) -> Tensor:
+    """Images ``[k y x]`` blurred by a Gaussian of standard deviation ``sigma`` (pixel)."""
+    box = images.shape[-1]
+    fy = torch.fft.fftfreq(box, device=images.device)[:, None]
+    fx = torch.fft.rfftfreq(box, device=images.device)
+    falloff = torch.exp(-2.0 * (math.pi * sigma) ** 2 * (fx**2 + fy**2))
+    return torch.fft.irfft2(torch.fft.rfft2(images) * falloff, s=(box, box))
+
+
+def grow(seed: Tensor, region: Tensor) -> Tensor:
+    """The parts of a region that are connected with a seed, 8-connected.
+
+    Args:
+        seed: where to start ``[k y x]`` (bool).
+        region: where to stay ``[k y x]`` (bool).
+    """
+    reached = (seed & region).float()
+    inside = region.float()
+    for _ in range(region.shape[-1]):  # a particle's outline is no longer than its box
+        reached = max_pool2d(reached[:, None], 3, stride=1, padding=1)[:, 0] * inside
+    return reached > 0
+
+
+@dataclass(frozen=True)
+class SolventMask:
+    """Soft masks of class averages: a circle, less the neighbours inside it.
+
+    Outside the particle an average is set to the level of its solvent, which becomes zero. Bright
+    regions of the low-passed average that do not reach the central disc belong to neighbours; they
+    and a margin are masked too, except where the particle itself is.
+
+    Args:
+        box: image size (pixel).
+        inner: radius where the circle starts to fall (pixel).
+        outer: radius where it reaches 0 (pixel).
+        neighbours: whether to mask neighbours.
+        core: radius of the central disc, as a part of ``outer``.
+        threshold: bright pixels exceed this part of the way from the solvent to the maximum.
+    """
+
+    box: int
+    inner: float
+    outer: float
+    neighbours: bool = True
+    core: float = 0.35
+    threshold: float = 0.25
+
+    @property
+    def circle(self) -> Tensor:
+        """The circle alone ``[y x]``."""
+        return circular_mask(self.box, self.inner, self.outer)
+
+    @property
+    def _smooth(self) -> float:
+        return max(1.0, self.outer / 15.0)
+
+    def masks(self, averages: Tensor) -> Tensor:
+        """Masks ``[k y x]`` in 0..1 for unmasked averages ``[k y x]``."""
+        circle = self.circle.to(averages.device)
+        if not self.neighbours:
+            return circle.expand_as(averages)
+        radius = radius_grid(self.box).to(averages.device)
+        inside, core = radius <= self.outer, radius <= self.core * self.outer
+        low = gaussian(averages, self._smooth)
+        level = self.level(low, circle.expand_as(low))[:, None, None]
+        peak = torch.where(core, low, -torch.inf).amax((1, 2))[:, None, None]
+        bright = (low - level > self.threshold * (peak - level)) & inside & (peak > level)
+        particle = grow(core.expand_as(bright), bright)
+        strangers = (bright & ~particle).float()
+        width = 2 * math.ceil(self._smooth) + 1
+        wide = max_pool2d(strangers[:, None], width, stride=1, padding=width // 2)[:, 0]
+        wide = torch.where(particle, 0.0, wide)
+        return circle * (1.0 - gaussian(wide, 0.5 * self._smooth).clamp(0.0, 1.0))
+
+    def level(self, averages: Tensor, masks: Tensor) -> Tensor:
+        """Solvent level ``[k]``: median over the rim of the circle, where nothing is masked."""
+        radius = radius_grid(self.box).to(averages.device)
+        rim = (radius >= 0.85 * self.inner) & (radius <= self.outer)
+        # a neighbour's mask is well below the circle's own value
+        free = masks[:, rim] >= 0.95 * self.circle.to(averages.device)[rim]
+        values = torch.where(free, averages[:, rim], torch.nan)
+        return values.nanmedian(dim=1).values.nan_to_num(0.0)
+
+    def flatten(self, averages: Tensor, masks: Tensor) -> Tensor:
+        """Averages ``[k y x]`` with solvent level 0, masked."""
+        return (averages - self.level(averages, masks)[:, None, None]) * masks
