@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from reference import fourier, pictures
+
+from cryo2d.geometry.fourier import fourier_crop, smooth_size
+
+SIZES = [(48, 32), (48, 33), (47, 32), (47, 31), (33, 16)]
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_low_frequencies_stay_and_the_centre_stays(old, new, rng, device):
+    image = rng.standard_normal((old, old))
+    small = fourier_crop(torch.from_numpy(image).float()[None].to(device), new)[0].cpu()
+    assert small.shape == (new, new)
+    count = np.arange(-((new - 1) // 2), (new - 1) // 2 + 1)
+    fx, fy = np.meshgrid(count, count)
+    # F is normalised by the box, and so is the value of a pixel
+    before, after = fourier(image, fx / old, fy / old), fourier(small.numpy(), fx / new, fy / new)
+    np.testing.assert_allclose(after / new, before / old, atol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_the_nyquist_of_an_even_box_is_empty(old, new, rng, device):
+    image = torch.from_numpy(rng.standard_normal((2, old, old))).float().to(device)
+    spectrum = torch.fft.fft2(fourier_crop(image, new))
+    if new % 2 == 0:
+        assert float(spectrum[:, new // 2].abs().max()) < 1e-3
+        assert float(spectrum[:, :, new // 2].abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_mean_is_kept_and_a_blob_keeps_its_place(old, new, device):
+    images = pictures(old).to(device)
+    small = fourier_crop(images, new)
+    torch.testing.assert_close(small.mean((1, 2)), images.mean((1, 2)), atol=1e-5, rtol=1e-4)
+
+    def centre_of_mass(stack: torch.Tensor) -> torch.Tensor:
+        axis = torch.arange(stack.shape[-1], device=device) - stack.shape[-1] // 2
+        mass = stack.sum((1, 2))
+        x, y = (stack.sum(1) * axis).sum(1) / mass, (stack.sum(2) * axis).sum(1) / mass
+        return torch.stack((x, y), dim=1) / stack.shape[-1]
+
+    torch.testing.assert_close(centre_of_mass(small), centre_of_mass(images), atol=4e-3, rtol=0)
+
+
+def test_a_second_crop_takes_nothing_more(rng, device):
+    image = torch.from_numpy(rng.standard_normal((1, 64, 64))).float().to(device)
+    once = fourier_crop(image, 31)
+    torch.testing.assert_close(fourier_crop(fourier_crop(image, 48), 31), once, atol=1e-5, rtol=0)
+    assert fourier_crop(image, 64) is image
+
+
+def test_white_noise_stays_white(rng, device):
+    image = torch.from_numpy(rng.standard_normal((200, 48, 48))).float().to(device)
+    small = fourier_crop(image, 33) * (48 / 33)
+    assert float(small.square().mean()) == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize("value", [1, 16, 17, 62, 121, 250, 257])
+def test_smooth_size(value):
+    size = smooth_size(value)
+    assert size >= value
+    assert size % 2 == 0
+    rest = size
+    for factor in (2, 3, 5, 7):
+        while rest % factor == 0:
+            rest //= factor
+    assert rest == 1
+    assert not any(smooth_size(other) == other for other in range(value, size))

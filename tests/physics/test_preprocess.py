@@ -1,0 +1,193 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference import (
+    chi2,
+    frequencies,
+    microscope,
+    picture,
+    pictures,
+    plane_sum,
+    polar,
+    transfer,
+)
+
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.ctf import ctf_at
+from cryo2d.physics.mask import radius_grid
+from cryo2d.physics.preprocess import (
+    TRANSFER,
+    Preprocessor,
+    no_ctf,
+    phase_flip,
+    weigh,
+    working_box,
+)
+from cryo2d.types import ParticleBatch
+
+PIXEL = 3.0
+
+
+def raw_boxes(rng: np.random.Generator, count: int, box: int) -> torch.Tensor:
+    """Particles on an uneven scale: every box has a background and contrast of its own."""
+    noise = rng.standard_normal((count, box, box)) * rng.uniform(2, 5, (count, 1, 1))
+    return torch.from_numpy(noise + rng.uniform(-50, 50, (count, 1, 1))).float()
+
+
+@pytest.mark.parametrize("box", [48, 49])
+def test_background_has_mean_zero_and_deviation_one(box, rng, device):
+    preprocessor = Preprocessor(PolarGrid(32, 14), box)
+    images = raw_boxes(rng, 5, box)
+    found = preprocessor.normalise(images.to(device)).cpu()
+    outside = found[:, radius_grid(box) > 0.9 * box / 2]
+    torch.testing.assert_close(outside.mean(1), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(outside.std(1), torch.ones(5), atol=1e-4, rtol=0)
+
+
+def test_scale_and_offset_of_the_raw_image_do_not_matter(rng, device):
+    preprocessor = Preprocessor(PolarGrid(32, 14), 48)
+    images = raw_boxes(rng, 4, 48).to(device)
+    found = preprocessor(images)
+    torch.testing.assert_close(preprocessor(3.0 * images - 7.0), found, atol=1e-3, rtol=1e-3)
+    dark = dataclasses.replace(preprocessor, invert=True)
+    torch.testing.assert_close(dark(images), -found)
+    torch.testing.assert_close(dark(-images), found, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("raw", "box"), [(48, 48), (48, 32), (49, 32), (49, 33), (48, 33)])
+def test_samples_of_a_particle_in_the_working_box(raw, box, device):
+    # the same picture, drawn in the working box, on the working box's scale
+    grid = PolarGrid(box, box // 2 - 3)
+    shift = (2.0, -1.0)
+    image = torch.from_numpy(picture(raw, 0, 0.0, shift)).float()[None]
+    flat = dataclasses.replace(Preprocessor(grid, raw), window=False)
+    border = image[0, radius_grid(raw) > 0.9 * raw / 2]
+    found = flat(image.to(device))[0].cpu().numpy() * float(border.std())
+    small = picture(box, 0, 0.0, tuple(box / raw * s for s in shift)) - float(border.mean())
+    # a sample is a sum over pixels: a working box has (box / raw)^2 times as many, over box
+    expected = polar(small, grid)
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_the_window_takes_the_corners_away(rng, device):
+    grid = PolarGrid(48, 20)
+    images = raw_boxes(rng, 2, 48).to(device)
+    spoiled = images.clone()
+    spoiled[:, :4, :4] += 40.0
+    windowed = Preprocessor(grid, 48, background_radius=0.5)
+    # same normalisation for both, so that only the window matters
+    flat = windowed.normalise(images) * windowed._window.to(device)
+    corner = (windowed._window[:4, :4]).abs().max()
+    assert float(corner) == 0.0
+    torch.testing.assert_close(grid.sample(flat), windowed(images))
+    middle = radius_grid(48) < 0.8 * 24
+    assert bool((windowed._window[middle] == 1).all())
+
+
+def test_white_noise_has_the_same_power_on_every_ring(rng, device):
+    preprocessor = Preprocessor(PolarGrid(32, 13), 48, window=False)
+    images = torch.from_numpy(rng.standard_normal((300, 48, 48))).float().to(device)
+    power = preprocessor(images).abs().square().mean((0, 1))
+    # cropping keeps the mean of the image: the noise of a pixel falls by (32 / 48)^2
+    expected = torch.full_like(power, (32 / 48) ** 2)
+    torch.testing.assert_close(power, expected, rtol=0.08, atol=0)
+
+
+@pytest.mark.parametrize("name", ["full", "flip", "none"])
+def test_transfer_functions(name):
+    ctf = microscope(3)
+    fx, fy = torch.meshgrid(torch.linspace(-0.1, 0.1, 9), torch.linspace(0, 0.1, 7), indexing="ij")
+    found, full = TRANSFER[name](ctf, fx, fy), ctf_at(ctf, fx, fy)
+    assert found.shape == (3, 9, 7)
+    if name == "full":
+        torch.testing.assert_close(found, full)
+    elif name == "flip":
+        assert bool((found.abs() == 1).all())
+        assert bool((found * full >= 0).all())
+    else:
+        assert bool((found == 1).all())
+
+
+def batch_of(grid: PolarGrid, count: int, device: torch.device) -> ParticleBatch:
+    generator = torch.Generator().manual_seed(3)
+    rings = torch.randn((count, grid.num_angles, grid.num_rings, 2), generator=generator)
+    index = torch.arange(count)
+    return ParticleBatch(
+        index=index,
+        rings=torch.view_as_complex(rings),
+        ctf=microscope(count),
+        optics=index % 2,
+        half=index % 2,
+        scale=torch.linspace(0.8, 1.2, count),
+    ).to(device)
+
+
+def test_weighted_images_by_definition(device):
+    grid = PolarGrid(32, 12)
+    batch = batch_of(grid, 3, device)
+    noise = torch.rand((2, 12), generator=torch.Generator().manual_seed(4)) + 0.5
+    found = weigh(batch, grid, pixel_size=PIXEL, noise=noise.to(device))
+    fx, fy = (f / PIXEL for f in frequencies(grid))
+    for i in range(3):
+        ctf = transfer(batch.ctf.to("cpu")[i : i + 1], fx, fy)
+        sigma2 = noise[i % 2].double().numpy()
+        rings = batch.rings[i].cpu().numpy()
+        np.testing.assert_allclose(found.ctf[i].cpu().numpy(), ctf, atol=2e-3)
+        np.testing.assert_allclose(found.image[i].cpu().numpy(), ctf * rings / sigma2, atol=1e-2)
+        np.testing.assert_allclose(
+            found.transfer[i].cpu().numpy(), (ctf**2).mean(0) / sigma2, atol=5e-3
+        )
+        power = chi2(rings, np.zeros_like(rings), sigma2)
+        assert float(found.power[i]) == pytest.approx(power, rel=1e-3)
+    assert found.scale is batch.scale
+    assert len(found) == 3
+
+
+def test_cross_term_and_norm_term_make_chi_squared(device):
+    # |X - a CTF A|^2 / s^2 = power - 2 a <image, A> + a^2 <transfer, |A|^2>, without astigmatism
+    grid = PolarGrid(32, 12)
+    batch = batch_of(grid, 3, device)
+    round_ctf = dataclasses.replace(batch.ctf, defocus_v=batch.ctf.defocus_u)
+    batch = dataclasses.replace(batch, ctf=round_ctf)
+    noise = torch.full((2, 12), 0.7, device=device)
+    images = weigh(batch, grid, pixel_size=PIXEL, noise=noise)
+    model = grid.sample(pictures(32, 3).to(device))
+    cross = grid.inner(images.image, model)
+    norm = (images.transfer * model.abs().square().mean(1)) @ grid.ring_weights.to(device)
+    alpha = batch.scale
+    found = images.power - 2.0 * alpha * cross + alpha**2 * norm
+    for i in range(3):
+        full = (alpha[i] * images.ctf[i] * model[i]).cpu().numpy()
+        expected = chi2(batch.rings[i].cpu().numpy(), full, np.full(12, 0.7))
+        assert float(found[i]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("transfer_of", [phase_flip, no_ctf])
+def test_other_transfer_functions_leave_amplitudes(transfer_of, device):
+    grid = PolarGrid(32, 12)
+    batch = batch_of(grid, 3, device)
+    noise = torch.full((2, 12), 2.0, device=device)
+    images = weigh(batch, grid, pixel_size=PIXEL, noise=noise, transfer=transfer_of)
+    torch.testing.assert_close(images.image.abs(), batch.rings.abs() / 2.0)
+    torch.testing.assert_close(images.transfer, torch.full_like(images.transfer, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("raw", "pixel", "limit"), [(128, 2.0, 6.0), (100, 1.1, 6.0), (64, 3.0, 4.0), (300, 0.8, 9.0)]
+)
+def test_working_box_holds_the_resolution(raw, pixel, limit):
+    box = working_box(raw, pixel, limit)
+    assert box <= raw
+    new_pixel = pixel * raw / box
+    assert new_pixel >= pixel
+    assert 2.0 * new_pixel <= max(limit, 2.0 * pixel) + 1e-6
+    # and hardly more than it
+    assert box == raw or box <= 1.2 * math.ceil(2.0 * raw * pixel / limit) + 2
+
+
+def test_the_oracle_sums_the_plane():
+    ones = np.ones((8, 5))
+    assert plane_sum(ones) == pytest.approx(2 * math.pi * 15)
