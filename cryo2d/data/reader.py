@@ -87,11 +87,11 @@ def _read_chunk(table: ParticleTable, rows: np.ndarray, reader: StackReader) -> 
     parts, reasons = [], {}
     for run in np.split(np.arange(len(distinct)), breaks):
         path, begin = table.stacks[stack[run[0]]], int(image[run[0]])
-        pixels, failure = _read_run(reader, path, begin, len(run))
+        pixels, failure = _read_run(reader, path, begin, len(run), int(table.box[0]))
         parts.append(pixels)
         for i, reason in {**_unusable(pixels), **failure}.items():
             reasons[int(run[i])] = f"image {begin + i + 1} of {path} {reason}"
-    images = _joined(parts)
+    images = parts[0] if len(parts) == 1 else np.concatenate(parts)
     good = np.array([int(i) not in reasons for i in place], bool)
     picked = images if good.all() and new.all() else images[place[good]]
     flipped = table.sign[rows[good]]
@@ -102,26 +102,26 @@ def _read_chunk(table: ParticleTable, rows: np.ndarray, reader: StackReader) -> 
 
 
 def _read_run(
-    reader: StackReader, path: str, first: int, count: int
+    reader: StackReader, path: str, first: int, count: int, box: int
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Consecutive images ``[c y x]``, empty ones where they could not be read, and why not."""
+    """Consecutive images ``[c y x]``, zeros where they could not be read, and why not."""
+    blank = np.zeros((count, box, box), np.float32)
     try:
         pixels = reader.read(path, first, count)
     except InputError as error:
-        return np.zeros((count, 0, 0), np.float32), _all(count, error.problems[0].found)
+        found = error.problems[0].found
+        return blank, dict.fromkeys(range(count), f"cannot be read: found {found}")
     except OSError as error:
         reason = f"cannot be read ({error.strerror or os.strerror(error.errno or 0)})"
-        return np.zeros((count, 0, 0), np.float32), _all(count, reason)
-    missing = count - len(pixels)
-    if not missing:
+        return blank, dict.fromkeys(range(count), reason)
+    if pixels.shape[1:] != (box, box):
+        reason = f"has {pixels.shape[2]} x {pixels.shape[1]} pixels, not {box} x {box}"
+        return blank, dict.fromkeys(range(count), reason)
+    held = len(pixels)
+    if held == count:
         return pixels, {}
-    blank = np.zeros((missing, *pixels.shape[1:]), np.float32)
     reason = "is cut short: the file ends before it does"
-    return np.concatenate([pixels, blank]), {count - 1 - i: reason for i in range(missing)}
-
-
-def _all(count: int, reason: str) -> dict[int, str]:
-    return dict.fromkeys(range(count), reason)
+    return np.concatenate([pixels, blank[held:]]), dict.fromkeys(range(held, count), reason)
 
 
 def _unusable(pixels: np.ndarray) -> dict[int, str]:
@@ -133,10 +133,3 @@ def _unusable(pixels: np.ndarray) -> dict[int, str]:
     reasons = dict.fromkeys(np.flatnonzero(~finite).tolist(), "holds NaN or infinity")
     flat = np.flatnonzero(finite & (low == high)).tolist()
     return reasons | {i: f"is constant ({low[i]:g} everywhere)" for i in flat}
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Images of all runs; those of a run that could not be read get the size of the others."""
-    shape = max((part.shape[1:] for part in parts), default=(0, 0))
-    filled = [p if p.shape[1:] == shape else np.zeros((len(p), *shape), np.float32) for p in parts]
-    return filled[0] if len(filled) == 1 else np.concatenate(filled)

@@ -133,14 +133,15 @@ def cs_in_star(array: np.ndarray, leave: tuple[str, ...] = ()) -> dict[str, np.n
     columns = {}
     for name in carried_fields(array, leave):
         values = array[name]
+        label = CS_PREFIX + _escaped_text(name.encode()).decode()
         if values.dtype.kind == "S":
-            columns[CS_PREFIX + name] = _escaped(values)
+            columns[label] = _escaped(values)
         elif values.ndim == 1:
-            columns[CS_PREFIX + name] = general(values)
+            columns[label] = general(values)
         else:
             flat = values.reshape(len(values), -1)
             for i in range(flat.shape[1]):
-                columns[f"{CS_PREFIX}{name}[{i}]"] = general(flat[:, i])
+                columns[f"{label}[{i}]"] = general(flat[:, i])
     return columns
 
 
@@ -159,7 +160,7 @@ def types_text(array: np.ndarray, leave: tuple[str, ...] = ()) -> bytes:
     names = carried_fields(array, leave)
     layout = [(n, array[n].dtype.str, "x".join(map(str, array[n].shape[1:])) or "1") for n in names]
     fields, types, shapes = (np.array(column, dtype=bytes) for column in zip(*layout, strict=True))
-    columns = {"csField": fields, "csType": types, "csShape": shapes}
+    columns = {"csField": _escaped(fields), "csType": types, "csShape": shapes}
     return loop_text(TYPES_BLOCK, from_columns(columns))
 
 
@@ -181,15 +182,23 @@ def cs_from_star(columns: StarColumns) -> np.ndarray | None:
         if all(one in texts for one in labels):
             values = [_parsed(texts[one], np.dtype(kind.decode())) for one in labels]
             joined = np.stack(values, axis=1).reshape(-1, *size) if size else values[0]
-            fields[name.decode()] = joined
+            fields[_ESCAPE.sub(_unescape, name).decode()] = joined
     return build(fields, len(columns.rows)) if fields else None
 
 
 def _escaped(texts: np.ndarray) -> np.ndarray:
     """Text in which every odd byte is ``%XX``: one word that needs no quotes unless empty."""
     distinct, codes = np.unique(texts, return_inverse=True)
-    words = [_ODD.sub(lambda m: b"%%%02X" % m[0][0], text) or b'""' for text in distinct.tolist()]
+    words = [_escaped_text(text) or b'""' for text in distinct.tolist()]
     return np.array(words or [b""], dtype=bytes)[codes.ravel()]
+
+
+def _escaped_text(text: bytes) -> bytes:
+    return _ODD.sub(lambda m: b"%%%02X" % m[0][0], text)
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[1], 16)])
 
 
 def _parsed(texts: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -197,7 +206,7 @@ def _parsed(texts: np.ndarray, dtype: np.dtype) -> np.ndarray:
     distinct, codes = np.unique(texts, return_inverse=True)
     words = distinct.tolist()
     if dtype.kind == "S":
-        plain = [_ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), word) for word in words]
+        plain = [_ESCAPE.sub(_unescape, word) for word in words]
         return np.array(plain, dtype=dtype)[codes.ravel()]
     convert = float if dtype.kind == "f" else int
     return np.array([convert(word) for word in words], dtype=dtype)[codes.ravel()]

@@ -84,6 +84,9 @@ def mixture_problems(table: ParticleTable) -> list[Problem]:
     groups = np.arange(len(table.optics_names))
     first = np.array([int(np.argmax(table.optics == g)) for g in groups], int)
     sizes = table.pixel_size[first]
+    if not (sizes > 0).all():
+        # Already a problem of its own.
+        return []
     inside = table.pixel_size / sizes[table.optics] - 1
     boxes = table.box[table.box > 0]
     same_pixel = (

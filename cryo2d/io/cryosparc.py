@@ -118,7 +118,7 @@ def _shape_problems(array: np.ndarray, source: str) -> list[Problem]:
     if shape.ndim != 2 or shape.shape[1] != 2:
         action = "give 2D particles"
         return [Problem(source, f"blob/shape of {shape.shape[1:]} numbers", "2", action)]
-    wrong = np.flatnonzero((shape[:, 0] != shape[:, 1]) | (shape[:, 0] == 0))
+    wrong = np.flatnonzero(shape[:, 0] != shape[:, 1])
     if not len(wrong):
         return []
     row = int(wrong[0])

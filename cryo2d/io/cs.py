@@ -185,4 +185,9 @@ def _storable(dtype: np.dtype) -> np.dtype:
 
 def write_array(file: IO[bytes], array: np.ndarray) -> None:
     """Write a structured array as .cs: the numpy kind, which every cryoSPARC reads."""
-    np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+    array = np.ascontiguousarray(array)
+    try:
+        np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+    except ValueError:
+        # The names of very many fields do not fit the header of the older version.
+        np.lib.format.write_array(file, array, version=(2, 0), allow_pickle=False)

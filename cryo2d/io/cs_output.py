@@ -22,6 +22,9 @@ from cryo2d.io.stacks import find_one, output_names, search_folders
 from cryo2d.io.table import Locations, ParticleTable
 
 CLOSE = 2e-6
+STAR_STEP = 1e-6
+"""Results have six decimals in a star."""
+
 FULL_TURN = 2 * np.pi
 ANGLES = {"ctf/df_angle_rad", "ctf/phase_shift_rad", ALIGNMENT + "pose"}
 DEFAULTS: dict[str, tuple[str, tuple[int, ...], float]] = {
@@ -59,7 +62,11 @@ def cs_array(table: ParticleTable, folder: Path) -> np.ndarray:
         fields |= _alignment(table, base)
     if UID not in (base.dtype.names or ()):
         fields = {UID: image_uids(table)} | fields
-    kept = {name: _keep_equal(base, name, values) for name, values in fields.items()}
+    new = ALIGNMENT if table.aligned else "-"
+    kept = {
+        name: values if name.startswith(new) else _keep_equal(base, name, values)
+        for name, values in fields.items()
+    }
     if isinstance(table.columns, StarColumns):
         kept |= star_in_cs(table.columns, len(table))
     return with_fields(base, kept)
@@ -87,7 +94,8 @@ def _keep_equal(base: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:
     if name in ANGLES:
         difference = np.minimum(difference % FULL_TURN, -difference % FULL_TURN)
     scale = np.maximum(np.abs(wide), 1.0 if name in ANGLES else 0.0)
-    same = (difference <= CLOSE * scale) | (np.isnan(old) & np.isnan(wide))
+    slack = STAR_STEP if name.startswith(ALIGNMENT) else 0.0
+    same = (difference <= CLOSE * scale + slack) | (np.isnan(old) & np.isnan(wide))
     return np.where(same, old, values.astype(old.dtype))
 
 

@@ -132,7 +132,7 @@ def _parse_image(
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Split ``000042@stack.mrcs`` into the number (-1 if malformed) and the factorized stack."""
     names = gather(text, start, stop)
-    letters = names.view(np.uint8).reshape(len(names), -1)
+    letters = names.view(np.uint8).reshape(len(names), names.dtype.itemsize)
     found = letters == ord("@")
     at = np.where(found.any(axis=1), found.argmax(axis=1), 0)
     number = np.zeros(len(names), np.int64)
@@ -159,8 +159,8 @@ def _parse_chunk(text: memoryview, request: _Request) -> _Chunk:
     blank = _first_blank(words) if len(row_line) < len(per_line) else None
     if (row_words != request.columns).any():
         return _Chunk(len(per_line), row_line, row_words, *bounds, blank, {}, (), {}, None)
-    start = words.start.reshape(-1, request.columns)
-    stop = words.stop.reshape(-1, request.columns)
+    start = words.start.reshape(len(row_line), request.columns)
+    stop = words.stop.reshape(len(row_line), request.columns)
     numbers, bad = _parse_numbers(words, start, stop, request.numbers)
     names = {}
     for label, i in request.names.items():
@@ -199,12 +199,13 @@ def _row_problems(chunks: Sequence[_Chunk], lines: np.ndarray, columns: int, fil
         found = "a blank line inside the loop"
         problems.append(Problem(file, found, expected, action, row=int(blanks[0])))
     wrong = np.flatnonzero(row_words != columns)
-    for i in wrong[:SHOWN_ROWS].tolist():
-        more = len(wrong) - SHOWN_ROWS + 1 if i == wrong[SHOWN_ROWS - 1 :][:1] else 1
+    shown = wrong[:SHOWN_ROWS].tolist()
+    for i in shown:
+        more = len(wrong) - len(shown) + 1 if i == shown[-1] else 1
         found = f"{row_words[i]} values"
         expected = f"{columns} columns"
         action = "repair the row, or export the file again: it may be cut or damaged"
-        problems.append(Problem(file, found, expected, action, int(row_line[i]), max(more, 1)))
+        problems.append(Problem(file, found, expected, action, int(row_line[i]), more))
     for chunk, at in zip(chunks, lines, strict=True):
         for label, row, text in chunk.bad_numbers:
             line = int(chunk.row_line[row] + at)
@@ -226,7 +227,7 @@ def _merge_names(chunks: Sequence[_Chunk], label: str) -> tuple[np.ndarray, tupl
 
 
 def _check_end(data: bytes, block: StarBlock, file: str) -> None:
-    if block.end == len(data) and not data.endswith(b"\n"):
+    if block.end == len(data) and data[data.rfind(b"\n") + 1 :].strip():
         line = block.line + data.count(b"\n", block.begin, block.end)
         action = "export it again if it is cut, or end the last line with a newline if it is not"
         found = "a file that ends inside its last row"

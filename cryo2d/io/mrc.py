@@ -126,7 +126,7 @@ def read_header(path: str | Path) -> MrcHeader:
         try:
             with _unpacker(path) as file:
                 head = file.read(HEADER_BYTES)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             found = f"a compressed file that cannot be unpacked ({error})"
             raise _problem(path, found, "gzip or bzip2 data", "copy the file again") from error
         size = -1

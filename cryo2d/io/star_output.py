@@ -21,7 +21,7 @@ from cryo2d.io.carried import (
     star_from_cs,
     types_text,
 )
-from cryo2d.io.columns import CsColumns, StarColumns
+from cryo2d.io.columns import CS_PREFIX, CsColumns, StarColumns
 from cryo2d.io.digits import BLANK, fixed, general, planes, zero_padded
 from cryo2d.io.relion import (
     CTF_LABELS,
@@ -65,9 +65,10 @@ def write_star(path: str | Path, table: ParticleTable, averages: str | None = No
     optics = _optics(table, star)
     with atomic_write(path) as file:
         file.write(b"# written by cryo2d\n\n" + loop_text("optics", optics) + b"\n")
-        labels = _labels(star, columns)
+        kept = _kept(table, star, columns)
+        labels = (*(star.rows.labels[i] for i in kept), *columns)
         file.write(loop_header("particles", labels))
-        for text in _row_text(star, columns, len(table)):
+        for text in _row_text(star, kept, columns, len(table)):
             file.write(text)
         file.write(b"\n")
         for block in _other_blocks(table, star, averages):
@@ -96,13 +97,20 @@ def _base(table: ParticleTable) -> StarColumns:
     return carried or StarColumns(TextRows((), b"", empty, empty))
 
 
-def _labels(star: StarColumns, columns: dict[str, Column]) -> tuple[str, ...]:
-    return (*(label for label in star.rows.labels if label not in columns), *columns)
+def _kept(table: ParticleTable, star: StarColumns, columns: dict[str, Column]) -> list[int]:
+    """Numbers of the input columns that stay: all but those written anew or superseded."""
+    stale = tuple(CS_PREFIX + field for field in SUPERSEDED) if table.aligned else ()
+    return [
+        i
+        for i, label in enumerate(star.rows.labels)
+        if label not in columns and not (stale and label.startswith(stale))
+    ]
 
 
-def _row_text(star: StarColumns, columns: dict[str, Column], count: int) -> Iterator[bytes]:
+def _row_text(
+    star: StarColumns, kept: list[int], columns: dict[str, Column], count: int
+) -> Iterator[bytes]:
     """The rows: verbatim words of the columns kept, then the new columns."""
-    kept = [i for i, label in enumerate(star.rows.labels) if label not in columns]
     breaks = np.flatnonzero(np.diff(kept) != 1) + 1
     runs = [run for run in np.split(np.array(kept, int), breaks) if len(run)]
     spans = [(int(run[0]), int(run[-1])) for run in runs]
@@ -174,7 +182,8 @@ def _columns(table: ParticleTable, star: StarColumns, folder: Path) -> dict[str,
     if star.optics is None or GROUP not in star.rows.labels:
         columns[GROUP] = number(table.optics + 1, 0)
     if table.aligned and table.alignment is not None:
-        columns |= _results(table.alignment, table.pixel_size, star.rows.labels)
+        found = _results(table.alignment, table.pixel_size, star.rows.labels)
+        columns |= {label: number(*column) for label, column in found.items()}
     if isinstance(table.columns, CsColumns):
         leave = SUPERSEDED if table.aligned else ()
         carried = cs_in_star(table.columns.array, leave)
@@ -196,28 +205,28 @@ def _same_images(table: ParticleTable, star: StarColumns, written: list[str]) ->
 
 def _results(
     found: AlignmentColumns, pixel_size: np.ndarray, labels: tuple[str, ...]
-) -> dict[str, Column]:
-    """Columns of the alignment; class and half-set count from 1, angles are degrees."""
-    columns: dict[str, Column] = {}
+) -> dict[str, tuple[np.ndarray, int]]:
+    """Values of the alignment and their decimals; class and half-set from 1, angles in degrees."""
+    results: dict[str, tuple[np.ndarray, int]] = {}
     if found.class_index is not None:
-        columns["rlnClassNumber"] = number(found.class_index + 1, 0)
+        results["rlnClassNumber"] = found.class_index + 1, 0
     if found.psi is not None:
-        columns["rlnAnglePsi"] = number(np.degrees(found.psi))
+        results["rlnAnglePsi"] = np.degrees(found.psi), DECIMALS
     if found.shift is not None:
         for axis, label in enumerate(SHIFT_LABELS):
-            columns[label] = number(found.shift[:, axis])
+            results[label] = found.shift[:, axis], DECIMALS
         for axis, label in enumerate(OLD_SHIFT_LABELS):
             if label in labels:
-                columns[label] = number(found.shift[:, axis] / pixel_size)
+                results[label] = found.shift[:, axis] / pixel_size, DECIMALS
     if found.class_posterior is not None:
-        columns["rlnMaxValueProbDistribution"] = number(found.class_posterior)
+        results["rlnMaxValueProbDistribution"] = found.class_posterior, DECIMALS
     if found.half is not None:
-        columns["rlnRandomSubset"] = number(found.half + 1, 0)
+        results["rlnRandomSubset"] = found.half + 1, 0
     for name, label in RESULT_LABELS.items():
         values = getattr(found, name)
         if values is not None:
-            columns[label] = number(values)
-    return columns
+            results[label] = values, DECIMALS
+    return results
 
 
 def _metadata(table: ParticleTable, star: StarColumns) -> dict[str, Column]:
@@ -227,7 +236,9 @@ def _metadata(table: ParticleTable, star: StarColumns) -> dict[str, Column]:
     if table.ctf is not None:
         for name, (label, factor) in CTF_LABELS.items():
             if name not in OPTICS_CONSTANTS:
-                values[label] = getattr(table.ctf, name) / factor
+                value = getattr(table.ctf, name) / factor
+                if label in star.rows.labels or not star.rows.labels or value.any():
+                    values[label] = value
     if table.locations is not None:
         values |= {"rlnCoordinateX": table.locations.x, "rlnCoordinateY": table.locations.y}
         if MICROGRAPH not in star.rows.labels:
@@ -235,10 +246,11 @@ def _metadata(table: ParticleTable, star: StarColumns) -> dict[str, Column]:
             columns[MICROGRAPH] = names(texts.tolist(), codes)
     found = table.alignment
     if found is not None and not table.aligned:
-        if found.psi is not None:
-            values["rlnAnglePsi"] = np.degrees(found.psi)
-        results = _results(found, table.pixel_size, star.rows.labels)
-        columns |= {k: v for k, v in results.items() if k not in star.rows.labels}
+        labels = star.rows.labels
+        for label, (column, decimals) in _results(found, table.pixel_size, labels).items():
+            old = label in SHIFT_LABELS and OLD_SHIFT_LABELS[0] in labels and label not in labels
+            if not old and not _agrees(star.rows, label, column):
+                columns[label] = number(column, decimals)
     if star.rows.labels:
         values = {k: v for k, v in values.items() if not _agrees(star.rows, k, v)}
     return columns | {label: words(general(v, exact=False)) for label, v in values.items()}
@@ -255,7 +267,7 @@ def _agrees(rows: TextRows, label: str, values: np.ndarray) -> bool:
     difference = np.abs(texts - values)
     if "Angle" in label or "Phase" in label:
         difference = np.minimum(difference % 360, -difference % 360)
-    scale = np.maximum(np.abs(values), 180.0 if "Angle" in label else 1e-3)
+    scale = np.maximum(np.abs(values), 180.0 if "Angle" in label else 0.5)
     same = (difference <= CLOSE * scale) | (np.isnan(texts) & np.isnan(values))
     return bool(same.all())
 
