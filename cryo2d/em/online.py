@@ -16,6 +16,7 @@ from cryo2d.em.model import ClassModel
 from cryo2d.em.population import Reseed
 from cryo2d.em.solve import Recenter, Solution, WienerSolver
 from cryo2d.em.stats import SufficientStats
+from cryo2d.geometry.fourier import fourier_shift
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class OnlineEM(torch.optim.Optimizer):
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)
             running = running.moved(self.solver.grid, shift)
-            solution = self.solver(running)
+            solution = Solution(fourier_shift(solution.averages, shift), solution.frc)
         held = running.as_dict()
         held["num"] = torch.view_as_real(running.num)
         self.state[self.model.references] = held

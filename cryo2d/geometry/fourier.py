@@ -42,3 +42,13 @@ def fourier_crop(images: Tensor, box: int) -> Tensor:
     small[..., -keep:, : keep + 1] = spectrum[..., -keep:, : keep + 1]
     cropped = torch.fft.irfft2(small, s=(box, box)) * (box / old) ** 2
     return torch.fft.fftshift(cropped, dim=(-2, -1))
+
+
+def fourier_shift(images: Tensor, shift: Tensor) -> Tensor:
+    """Images ``[n y x]`` moved by ``shift`` ``[n 2]`` (pixel, x right, y down), periodically."""
+    box = images.shape[-1]
+    fy = torch.fft.fftfreq(box, device=images.device)[:, None]
+    fx = torch.fft.rfftfreq(box, device=images.device)
+    turn = -2.0 * torch.pi * (shift[:, 0, None, None] * fx + shift[:, 1, None, None] * fy)
+    moved = torch.fft.rfft2(images) * torch.complex(turn.cos(), turn.sin())
+    return torch.fft.irfft2(moved, s=(box, box))

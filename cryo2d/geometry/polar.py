@@ -2,21 +2,23 @@
 
 A real image ``I`` with centre ``c = box // 2`` has the Fourier transform
 ``F(k) = 1/box * sum_x I(x) exp(-2 pi i k (x - c))``. It is sampled on rings of radius
-``(j + 1) / box`` cycles per pixel at angles ``pi a / num_angles`` on the half circle; the other half
-is its complex conjugate. On a ring, ``F(s, phi) = sum_m c_m(s) exp(i m phi)`` with
+``(j + 1) / box`` cycles per pixel at angles ``pi a / num_angles`` on the half circle; the other
+half is its complex conjugate. On a ring, ``F(s, phi) = sum_m c_m(s) exp(i m phi)`` with
 ``c_{-m} = (-1)^m conj(c_m)``: an in-plane rotation is a phase per angular order and needs no
 interpolation.
+
+The samples are interpolated from the FFT of the zero-padded image: a sparse matrix, whose
+transpose is the adjoint (O'Sullivan 1985, with a cubic kernel).
 """
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-_KEYS = -0.75  # free parameter of torch's bicubic kernel (Keys 1981)
-_MARGIN = 3  # rows and columns that the 4-tap kernel needs beyond the outermost ring
+_KEYS = -0.5  # free parameter of the cubic convolution kernel: third order (Keys 1981)
 
 
 def _cubic_kernel(distance: Tensor) -> Tensor:
@@ -81,16 +83,6 @@ class PolarGrid:
         return 2.0 * math.pi * self.radii
 
     @cached_property
-    def _lookup(self) -> Tensor:
-        """Positions of the samples in the cropped half plane for grid_sample ``[a s 2]``."""
-        scale = self.padded / self.box
-        fx, fy = (f * self.box * scale for f in self.frequencies)
-        reach = math.ceil(self.num_rings * scale) + _MARGIN
-        x = fx / reach
-        y = 2.0 * (fy + _MARGIN) / (reach + _MARGIN) - 1.0
-        return torch.stack((x, y), dim=-1)
-
-    @cached_property
     def _correction(self) -> Tensor:
         """Real-space factor that undoes the interpolation kernel's envelope ``[y x]``."""
         taps = torch.linspace(-2, 2, 4001, dtype=torch.float64)
@@ -99,16 +91,6 @@ class PolarGrid:
         waves = torch.cos(2 * math.pi * offset[:, None] * taps)
         envelope = (waves * kernel).sum(1) * (taps[1] - taps[0])
         return (1.0 / (envelope[:, None] * envelope)).float()
-
-    def _padded_image(self, images: Tensor) -> Tensor:
-        """Zero-padded image with its centre on pixel (0, 0), the first step of sampling."""
-        box, padded = self.box, self.padded
-        start = padded // 2 - box // 2
-        after = padded - box - start
-        corrected = images * self._correction.to(images)
-        return torch.fft.ifftshift(
-            torch.nn.functional.pad(corrected, (start, after, start, after)), dim=(-2, -1)
-        )
 
     def sample(self, images: Tensor) -> Tensor:
         """Polar Fourier samples of images.
@@ -119,23 +101,16 @@ class PolarGrid:
         Returns:
             ``[n a s]`` complex64.
         """
-        half = torch.fft.rfft2(self._padded_image(images), dim=(-1, -2)) / self.box
-        reach = math.ceil(self.num_rings * self.padded / self.box) + _MARGIN
-        column = torch.arange(-reach, reach + 1, device=images.device) % self.padded
-        plane = half[..., column]
-        # F(kx, -ky) = conj F(-kx, ky): the few rows that the kernel touches below zero and, by
-        # periodicity, beyond Nyquist
-        mirror = plane.flip(2).conj()
-        nyquist = self.padded // 2
-        below = mirror[:, 1 : _MARGIN + 1].flip(1)
-        beyond = mirror[:, max(self.padded - reach, 0) : nyquist].flip(1)
-        rows = torch.cat((below, plane[:, : min(reach, nyquist) + 1], beyond), dim=1)
-        channels = torch.view_as_real(rows).permute(0, 3, 1, 2)
-        lookup = self._lookup.to(images.device).expand(len(images), -1, -1, -1)
-        out = torch.nn.functional.grid_sample(
-            channels, lookup, mode="bicubic", padding_mode="zeros", align_corners=True
+        count, start = self.padded, self.padded // 2 - self.box // 2
+        after = count - self.box - start
+        padded = torch.nn.functional.pad(
+            images * self._correction.to(images), (start, after, start, after)
         )
-        return torch.view_as_complex(out.permute(0, 2, 3, 1).contiguous())
+        plane = torch.fft.rfft2(torch.fft.ifftshift(padded, dim=(-2, -1))) / self.box
+        flat = plane.flatten(1).T
+        real, imaginary = _interpolation(self, images.device)
+        rings = torch.complex(real @ flat.real.contiguous(), imaginary @ flat.imag.contiguous())
+        return rings.T.reshape(-1, self.num_angles, self.num_rings)
 
     def synthesize(self, rings: Tensor) -> Tensor:
         """Images from polar Fourier samples: the quadrature of the inverse Fourier transform.
@@ -149,10 +124,20 @@ class PolarGrid:
         Returns:
             ``[n y x]`` float32.
         """
+        count, start = self.padded, self.padded // 2 - self.box // 2
         weighted = rings * (self.ring_weights.to(rings.device) / self.num_angles)
-        blank = torch.zeros((len(rings), self.box, self.box), device=rings.device)
-        pull = torch.func.vjp(self.sample, blank)[1]
-        return pull(weighted)[0]
+        flat = weighted.flatten(1).T
+        real, imaginary = _interpolation(self, rings.device)
+        plane = torch.complex(
+            real.t() @ flat.real.contiguous(), imaginary.t() @ flat.imag.contiguous()
+        )
+        half = plane.T.reshape(-1, count, count // 2 + 1)
+        # irfft2 counts columns 1 .. count/2 - 1 twice, once for each half plane
+        half[:, :, 1 : count // 2] *= 0.5
+        padded = torch.fft.irfft2(half, s=(count, count)) * (count * count / self.box)
+        images = torch.fft.fftshift(padded, dim=(-2, -1))
+        inside = slice(start, start + self.box)
+        return images[:, inside, inside] * self._correction.to(images)
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:
         """Inner product over the whole Fourier plane ``[...]`` of samples ``[... a s]``."""
@@ -182,3 +167,33 @@ class PolarGrid:
         weights = torch.full((self.num_angles,), 2.0)
         weights[0] = 1.0
         return weights
+
+
+@lru_cache(maxsize=64)
+def _interpolation(grid: PolarGrid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sparse weights from the half plane of the padded FFT to the samples ``[a*s y*x]``.
+
+    One matrix for the real and one for the imaginary part: a tap in the other half plane reads the
+    complex conjugate of its mirror image.
+    """
+    count, width = grid.padded, grid.padded // 2 + 1
+    tap = torch.arange(-1, 3)
+    columns, weights = [], []
+    for frequency in grid.frequencies:
+        position = (frequency.double() * count).flatten()
+        first = position.floor()
+        columns.append(first.long()[:, None] + tap)
+        weights.append(_cubic_kernel(position[:, None] - (first[:, None] + tap)))
+    x, y = columns[0][:, None, :], columns[1][:, :, None]  # [a*s y-tap x-tap]
+    mirrored = (x % count >= width).expand(-1, 4, 4)
+    x, y = torch.where(mirrored, -x, x) % count, torch.where(mirrored, -y, y) % count
+    weight = (weights[1][:, :, None] * weights[0][:, None, :]).float().flatten()
+    row = torch.arange(len(x)).repeat_interleave(16)
+    index = torch.stack((row, (y * width + x).flatten()))
+    size = (len(x), count * width)
+    sign = torch.where(mirrored.flatten(), -1.0, 1.0)
+    real, imaginary = (
+        torch.sparse_coo_tensor(index, value, size, check_invariants=False).coalesce().to(device)
+        for value in (weight, weight * sign)
+    )
+    return real, imaginary
