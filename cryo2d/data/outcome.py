@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from cryo2d.data.duplicates import aligned_centres, find_duplicates
+from cryo2d.data.duplicates import Duplicates, aligned_centres, find_duplicates
+from cryo2d.errors import Problem
 from cryo2d.io.carried import quoted
 from cryo2d.io.columns import STAR_PREFIX, CsColumns, StarColumns
-from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable
+from cryo2d.io.particles import AlignmentColumns, Excluded, Locations, ParticleTable
 from cryo2d.io.rows import TextRows, from_columns
 from cryo2d.io.stacks import output_names
 from cryo2d.types import Assignments
 
 NEVER_VISITED = "no iteration visited it: run at least one full iteration"
+_OTHERWISE = ", or leave duplicates in with post.remove_duplicates=false"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class DuplicateRule:
     remove: bool | None = None
     min_separation: float = 20.0
     micrograph_pixel_size: float | None = None
+
+    def wanted(self, table: ParticleTable) -> bool:
+        """Whether duplicates of this table are to be removed."""
+        if self.remove is None:
+            return table.locations is not None and not table.is_filament
+        return self.remove
 
 
 def alignment_columns(found: Assignments, half: np.ndarray) -> AlignmentColumns:
@@ -113,38 +121,98 @@ def _reject(
 ) -> tuple[np.ndarray, list[str]]:
     """Clear ``keep`` of duplicates; the row kept in place of each row ``[n]``, and notes."""
     kept_row = np.arange(len(aligned))
-    place, alignment = aligned.locations, aligned.alignment
-    assert alignment is not None
-    wanted = rule.remove
-    if wanted is None:
-        wanted = place is not None and not aligned.is_filament
-    if not wanted or not keep.any():
+    place = aligned.locations
+    if not rule.wanted(aligned) or not keep.any():
         return kept_row, []
     if place is None:
         return kept_row, ["Duplicates were not searched: the input has no pick locations."]
-    pixel_size = place.pixel_size
-    if rule.micrograph_pixel_size is not None:
-        pixel_size = np.full(len(aligned), rule.micrograph_pixel_size)
-    if rule.remove is None and not np.isfinite(pixel_size).all():
+    if rule.remove is None and not np.isfinite(_micrograph_pixel_size(place, rule)).all():
         return kept_row, [
             "Duplicates were not searched: the pixel size of the micrographs is not known. "
             "Give post.micrograph_pixel_size."
         ]
-    shift, posterior, error = alignment.shift, alignment.class_posterior, alignment.error
-    assert shift is not None
-    assert posterior is not None
-    assert error is not None
-    if isinstance(aligned.columns, CsColumns):
-        # the table has y of a .cs turned over to run down; rows of its images still run up
-        shift = shift * np.array([1.0, -1.0])
     rows = np.flatnonzero(keep)
-    centre = aligned_centres(place.x[rows], place.y[rows], pixel_size[rows], shift[rows])
-    duplicates = find_duplicates(
-        place.micrograph[rows], centre, posterior[rows], error[rows], rule.min_separation
-    )
+    duplicates = duplicates_of(aligned.take(rows), rule)
     kept_row[rows] = rows[duplicates.survivor]
     keep[rows] = duplicates.keep
     return kept_row, []
+
+
+def duplicates_of(aligned: ParticleTable, rule: DuplicateRule) -> Duplicates:
+    """Particles that are too near to a better one.
+
+    The better of two has the higher class posterior, then the lower error; without them the first.
+
+    Args:
+        aligned: particles with pick locations; without shifts they are taken to lie at the pick.
+        rule: smallest distance and pixel size.
+
+    Raises:
+        UnknownPositionError: a position is not known.
+    """
+    place, found = aligned.locations, aligned.alignment
+    assert place is not None
+    nothing = np.full(len(aligned), np.nan)
+    shift = None if found is None else found.shift
+    posterior = None if found is None else found.class_posterior
+    error = None if found is None else found.error
+    if shift is None:
+        shift = np.zeros((len(aligned), 2))
+    elif image_rows_run_up(aligned):
+        shift = shift * np.array([1.0, -1.0])
+    centre = aligned_centres(place.x, place.y, _micrograph_pixel_size(place, rule), shift)
+    return find_duplicates(
+        place.micrograph,
+        centre,
+        nothing if posterior is None else posterior,
+        nothing if error is None else error,
+        rule.min_separation,
+    )
+
+
+def location_problems(table: ParticleTable, rule: DuplicateRule) -> list[Problem]:
+    """Why duplicates cannot be found among the particles, before anything is computed."""
+    place = table.locations
+    if place is None:
+        columns = "rlnMicrographName, rlnCoordinateX, rlnCoordinateY, or location/* of a .cs"
+        action = "give the file that has them (data.passthrough for a .cs)"
+        return [Problem(table.source, "no pick locations", columns, f"{action}{_OTHERWISE}")]
+    problems = []
+    for values, what, action in (
+        (
+            _micrograph_pixel_size(place, rule),
+            "unknown pixel size of the micrograph",
+            f"give post.micrograph_pixel_size{_OTHERWISE}",
+        ),
+        (
+            place.x + place.y,
+            "a pick without coordinates",
+            f"correct or remove these particles{_OTHERWISE}",
+        ),
+    ):
+        wrong = np.flatnonzero(~np.isfinite(values))
+        if len(wrong):
+            row = int(table.source_row[wrong[0]])
+            expected = "the place of every pick in Angstrom"
+            problems.append(Problem(table.source, what, expected, action, row, len(wrong)))
+    return problems
+
+
+def _micrograph_pixel_size(place: Locations, rule: DuplicateRule) -> np.ndarray:
+    given = rule.micrograph_pixel_size
+    return place.pixel_size if given is None else np.full(len(place.x), given)
+
+
+def image_rows_run_up(table: ParticleTable) -> bool:
+    """Whether rows of the images run against y of the locations.
+
+    Rows of an image run as those of the micrograph it was cut from. The table has y of a
+    cryoSPARC micrograph turned over, to run down as in RELION, but its images are as they were.
+    """
+    if isinstance(table.columns, CsColumns):
+        # a .cs made from a star carries the star's columns
+        return STAR_PREFIX + "rlnCoordinateY" not in (table.columns.array.dtype.names or ())
+    return table.columns is not None and "location/center_y_frac" in table.columns.names
 
 
 def extended(excluded: Excluded, table: ParticleTable, reasons: Sequence[str]) -> Excluded:
