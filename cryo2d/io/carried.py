@@ -8,6 +8,7 @@ vector) and a block ``data_cs_fields`` holds their types; odd bytes of text are 
 
 import re
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,14 +27,49 @@ MOST_BLOCKS = 1 << 28
 _ODD = re.compile(rb"[^!&(-~]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _PLAIN = re.compile(rb"""[^\s"'#_$][^\s]*\Z""")
+_BYTES = [bytes([byte]) for byte in range(256)]
+_BLANK = np.array([byte <= b" " for byte in _BYTES])
+_QUOTE_FIRST = _BLANK | np.array([byte in b"\"'#_$dlsgDLSG" for byte in _BYTES])
+_NEEDS_ESCAPE = np.array([_ODD.match(byte) is not None for byte in _BYTES])
+_PERCENT = np.array([byte == b"%" for byte in _BYTES])
 _RESERVED = (b"data_", b"loop_", b"save_", b"stop_", b"global_")
 
 
 def quoted(texts: np.ndarray) -> np.ndarray:
     """Byte strings ``[n]`` as words of a star file, in quotes where they need them."""
-    distinct, codes = np.unique(texts, return_inverse=True)
-    words = [_quoted(text) for text in distinct.tolist()]
-    return np.array(words or [b""], dtype=bytes)[codes.ravel()]
+    return _rewritten(texts, _BLANK, _quoted, _QUOTE_FIRST)
+
+
+def _rewritten(
+    texts: np.ndarray,
+    suspect: np.ndarray,
+    rewrite: Callable[[bytes], bytes],
+    first: np.ndarray | None = None,
+) -> np.ndarray:
+    """The texts ``[n]``, those rewritten that are empty or hold a suspect byte.
+
+    Args:
+        texts: byte strings ``[n]``.
+        suspect: whether a byte makes a text suspect ``[256]``.
+        rewrite: gives the new text.
+        first: the same for the first byte, if it differs.
+    """
+    if not len(texts):
+        return texts
+    texts = np.ascontiguousarray(texts)
+    letters = texts.view(np.uint8).reshape(len(texts), texts.dtype.itemsize)
+    inside = np.cumsum(letters[:, ::-1] != 0, axis=1, dtype=bool)[:, ::-1]
+    odd = (suspect[letters] & inside).any(axis=1) | ~inside[:, 0]
+    if first is not None:
+        odd |= first[letters[:, 0]]
+    rows = np.flatnonzero(odd)
+    if not len(rows):
+        return texts
+    distinct, codes = np.unique(texts[rows], return_inverse=True)
+    words = np.array([rewrite(text) for text in distinct.tolist()], dtype=bytes)
+    wide = texts.astype(f"S{max(texts.dtype.itemsize, words.dtype.itemsize)}")
+    wide[rows] = words[codes.ravel()]
+    return wide
 
 
 def _quoted(text: bytes) -> bytes:
@@ -188,9 +224,7 @@ def cs_from_star(columns: StarColumns) -> np.ndarray | None:
 
 def _escaped(texts: np.ndarray) -> np.ndarray:
     """Text in which every odd byte is ``%XX``: one word that needs no quotes unless empty."""
-    distinct, codes = np.unique(texts, return_inverse=True)
-    words = [_escaped_text(text) or b'""' for text in distinct.tolist()]
-    return np.array(words or [b""], dtype=bytes)[codes.ravel()]
+    return _rewritten(texts, _NEEDS_ESCAPE, lambda text: _escaped_text(text) or b'""')
 
 
 def _escaped_text(text: bytes) -> bytes:
@@ -203,10 +237,10 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 def _parsed(texts: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Text ``[n]`` as values of a type."""
-    distinct, codes = np.unique(texts, return_inverse=True)
-    words = distinct.tolist()
     if dtype.kind == "S":
-        plain = [_ESCAPE.sub(_unescape, word) for word in words]
-        return np.array(plain, dtype=dtype)[codes.ravel()]
-    convert = float if dtype.kind == "f" else int
-    return np.array([convert(word) for word in words], dtype=dtype)[codes.ravel()]
+        plain = _rewritten(texts, _PERCENT, lambda text: _ESCAPE.sub(_unescape, text))
+        return plain.astype(dtype)
+    if dtype.kind == "f":
+        return texts.astype(np.float64).astype(dtype)
+    distinct, codes = np.unique(texts, return_inverse=True)
+    return np.array([int(word) for word in distinct.tolist()], dtype=dtype)[codes.ravel()]

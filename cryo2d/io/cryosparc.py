@@ -60,26 +60,16 @@ def read_cs_draft(
     array = read_cs(path, passthrough)
     source = str(path)
     names = set(array.dtype.names or ())
-    fields = IMAGE_FIELDS if pixel_size is None else IMAGE_FIELDS[:-1]
-    needed = [field for field in fields if field not in names]
-    if needed:
-        raise InputError([_no_images(path, needed, bool(passthrough))])
-    check_fields(array, source)
-    check_uid(array, source)
-    if not len(array):
-        found, action = "no particles (0 rows)", "check the job that wrote the file"
-        raise InputError([Problem(source, found, "particles", action)])
-    problems = _shape_problems(array, source)
-    problems += _index_problems(array, source)
+    _check_usable(array, path, bool(passthrough), pixel_size is not None)
+    problems = [*_shape_problems(array, source), *_index_problems(array, source)]
     codes, values = factorize(array["blob/path"])
     stacks = tuple(plain_path(os.fsdecode(v)) for v in values.tolist())
-    given = pixel_size is not None
-    size = np.full(len(array), pixel_size) if given else array["blob/psize_A"].astype(np.float64)
+    size = array["blob/psize_A"] if pixel_size is None else np.full(len(array), pixel_size)
+    size = size.astype(np.float64)
     optics, groups = _optics(array, size)
     box = np.zeros(len(groups), np.int64)
     box[optics] = array["blob/shape"][:, 0]
-    sign = array["blob/sign"] if "blob/sign" in names else np.ones(len(array), np.float32)
-    sign = np.where(sign < 0, -1, 1).astype(np.float32)
+    sign = array["blob/sign"] if "blob/sign" in names else np.ones(len(array))
     ctf, missing = _ctf(array)
     if missing and require_ctf:
         problems.append(ctf_problem(source, missing))
@@ -94,7 +84,7 @@ def read_cs_draft(
         box=box,
         optics=optics,
         pixel_size=size,
-        sign=sign,
+        sign=np.where(sign < 0, -1, 1).astype(np.float32),
         ctf=ctf,
         locations=_locations(array),
         alignment=_alignment(array, size),
@@ -102,6 +92,23 @@ def read_cs_draft(
     )
     columns = {name: field for name, (field, _) in CTF_FIELDS.items()}
     return Draft(table, tuple(problems), {**columns, "pixel_size": "blob/psize_A"})
+
+
+def _check_usable(array: np.ndarray, path: str | Path, joined: bool, sized: bool) -> None:
+    """Refuse a table without rows, images or uid, or with fields of the wrong type."""
+    source = str(path)
+    problems = []
+    if not len(array):
+        action = "check the job that wrote the file"
+        problems.append(Problem(source, "no particles (0 rows)", "particles", action))
+    fields = IMAGE_FIELDS[:-1] if sized else IMAGE_FIELDS
+    needed = [field for field in fields if field not in (array.dtype.names or ())]
+    if needed:
+        problems.append(_no_images(path, needed, joined))
+    if problems:
+        raise InputError(problems)
+    check_fields(array, source)
+    check_uid(array, source)
 
 
 def _no_images(path: str | Path, needed: Sequence[str], joined: bool) -> Problem:

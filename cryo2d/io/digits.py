@@ -9,6 +9,8 @@ import numpy as np
 
 BLANK, ZERO, MINUS, POINT = (ord(c) for c in " 0-.")
 LARGEST = 1e15
+MANY = 10000
+"""More distinct float32 than this are formatted without Python's help."""
 
 
 def fixed(values: np.ndarray, decimals: int) -> np.ndarray:
@@ -63,12 +65,38 @@ def general(values: np.ndarray, *, exact: bool = True) -> np.ndarray:
     where nine digits are not ``exact``.
     """
     distinct, codes = np.unique(values, return_inverse=True)
+    if values.dtype == np.float32 and len(distinct) > MANY:
+        return _scientific(values)
     if distinct.dtype.kind in "iub":
         texts = [b"%d" % v for v in distinct.tolist()]
     else:
         wide = exact and distinct.dtype.itemsize > 4
         texts = [_exact(v) if wide else b"%.9g" % v for v in distinct.tolist()]
     return np.array(texts or [b""], dtype=bytes)[codes.ravel()]
+
+
+def _scientific(values: np.ndarray) -> np.ndarray:
+    """Many float32 ``[n]`` as ``-1.23456789e-05``: nine digits, which hold them exactly."""
+    wide = values.astype(np.float64)
+    size = np.abs(wide)
+    ordinary = np.isfinite(wide) & (size > 1e-30)
+    exponent = np.floor(np.log10(np.where(ordinary, size, 1.0))).astype(np.int64)
+    digits = np.rint(size / 10.0 ** (exponent - 8.0), where=ordinary, out=np.zeros(len(wide)))
+    # Rounding up to the next power of ten, or a logarithm that fell just short of a whole number.
+    exponent += digits >= 1e9
+    digits = np.where(digits >= 1e9, np.rint(digits / 10), digits)
+    text = np.empty((len(wide), 15), np.uint8)
+    text[:, 0] = np.where(wide < 0, MINUS, ord("+"))
+    text[:, 2] = POINT
+    for i, plane in enumerate(zero_padded(digits.astype(np.uint64), 9)):
+        text[:, i + 1 + (i > 0)] = plane
+    text[:, 11] = ord("e")
+    text[:, 12] = np.where(exponent < 0, MINUS, ord("+"))
+    text[:, 13:] = zero_padded(np.abs(exponent), 2).T
+    words = text.view("S15").ravel()
+    lost = np.flatnonzero((words.astype(np.float64).astype(np.float32) != values) | ~ordinary)
+    words[lost] = [b"%.9g" % v for v in wide[lost].tolist()]
+    return words
 
 
 def _exact(value: float) -> bytes:

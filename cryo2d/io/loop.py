@@ -17,7 +17,7 @@ from cryo2d.errors import InputError, Problem
 from cryo2d.io.rows import NEWLINE, TextRows, Words, from_columns, gather, split_words, unquoted
 from cryo2d.io.star import StarBlock, read_header
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 THREADS = min(4, os.cpu_count() or 1)
 SHOWN_ROWS = 10
 
@@ -43,12 +43,16 @@ class StarLoop:
 
 @dataclass(frozen=True)
 class _Request:
-    """What to parse: column numbers of the labels wanted."""
+    """All labels, and the column numbers of those to parse."""
 
-    columns: int
+    labels: tuple[str, ...]
     numbers: dict[str, int]
     names: dict[str, int]
     image: int | None
+
+    @property
+    def columns(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -185,45 +189,79 @@ def _cut(data: bytes, begin: int, end: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def _row_problems(chunks: Sequence[_Chunk], lines: np.ndarray, columns: int, file: str) -> None:
-    """Refuse rows of the wrong length and blank lines between rows."""
-    problems = []
-    row_line = np.concatenate([c.row_line + at for c, at in zip(chunks, lines, strict=True)])
-    row_words = np.concatenate([c.row_words for c in chunks])
-    blanks = [
-        at + c.blank_line for c, at in zip(chunks, lines, strict=True) if c.blank_line is not None
-    ]
-    if blanks and len(row_line) and blanks[0] < row_line[-1]:
-        action = "remove the blank line (RELION would drop the rows after it)"
-        expected = "rows without gaps"
-        found = "a blank line inside the loop"
-        problems.append(Problem(file, found, expected, action, row=int(blanks[0])))
-    wrong = np.flatnonzero(row_words != columns)
-    shown = wrong[:SHOWN_ROWS].tolist()
-    for i in shown:
-        more = len(wrong) - len(shown) + 1 if i == shown[-1] else 1
-        found = f"{row_words[i]} values"
-        expected = f"{columns} columns"
-        action = "repair the row, or export the file again: it may be cut or damaged"
-        problems.append(Problem(file, found, expected, action, int(row_line[i]), more))
-    for chunk, at in zip(chunks, lines, strict=True):
-        for label, row, text in chunk.bad_numbers:
-            line = int(chunk.row_line[row] + at)
+class _Builder:
+    """Collects the chunks of a loop in order, into columns that are allocated once."""
+
+    def __init__(self, request: _Request, most_rows: int, line: int) -> None:
+        self.request = request
+        self.next_line = line
+        self.count = 0
+        self.start, self.stop, self.line = (np.empty(most_rows, np.int64) for _ in range(3))
+        self.numbers = {label: np.empty(most_rows) for label in request.numbers}
+        stack = [] if request.image is None else ["stack"]
+        self.codes = {label: np.empty(most_rows, np.int32) for label in [*request.names, *stack]}
+        self.known: dict[str, dict[bytes, int]] = {label: {} for label in self.codes}
+        self.image = None if request.image is None else np.empty(most_rows, np.int64)
+        self.blank_lines: list[int] = []
+        self.wrong_rows: list[tuple[int, int]] = []
+        self.wrong_count = 0
+        self.bad_numbers: list[tuple[str, int, str]] = []
+
+    def add(self, chunk: _Chunk, offset: int) -> None:
+        """Append one chunk, which begins at ``offset`` of the text."""
+        line, begin = self.next_line, self.count
+        rows = slice(begin, begin + len(chunk.row_line))
+        self.next_line, self.count = line + chunk.lines, rows.stop
+        self.line[rows] = chunk.row_line + line
+        self.start[rows] = chunk.start + offset
+        self.stop[rows] = chunk.stop + offset
+        if chunk.blank_line is not None:
+            self.blank_lines.append(line + chunk.blank_line)
+        wrong = np.flatnonzero(chunk.row_words != self.request.columns)
+        self.wrong_count += len(wrong)
+        shown = wrong[: max(SHOWN_ROWS - len(self.wrong_rows), 0)].tolist()
+        self.wrong_rows += [(int(chunk.row_line[i]) + line, int(chunk.row_words[i])) for i in shown]
+        if len(wrong):
+            return
+        self.bad_numbers += [(a, int(chunk.row_line[i]) + line, b) for a, i, b in chunk.bad_numbers]
+        for label, values in chunk.numbers.items():
+            self.numbers[label][rows] = values
+        for label, (codes, texts) in chunk.names.items():
+            known = self.known[label]
+            renumber = [known.setdefault(text, len(known)) for text in texts.tolist()]
+            self.codes[label][rows] = np.array(renumber, np.int32)[codes] if renumber else codes
+        if self.image is not None and chunk.image_number is not None:
+            self.image[rows] = chunk.image_number
+
+    def check(self, file: str) -> None:
+        """Refuse rows of the wrong length, blank lines between rows, words for numbers."""
+        problems = []
+        if self.count and any(blank < self.line[self.count - 1] for blank in self.blank_lines):
+            action = "remove the blank line (RELION would drop the rows after it)"
+            found, row = "a blank line inside the loop", self.blank_lines[0]
+            problems.append(Problem(file, found, "rows without gaps", action, row=row))
+        for i, (row, words) in enumerate(self.wrong_rows, start=1):
+            more = self.wrong_count - i + 1 if i == len(self.wrong_rows) else 1
+            action = "repair the row, or export the file again: it may be cut or damaged"
+            expected = f"{self.request.columns} columns"
+            problems.append(Problem(file, f"{words} values", expected, action, row, more))
+        for label, row, text in self.bad_numbers:
             found = f"{text[:40]!r} in column {label}"
-            problems.append(Problem(file, found, "a number", "repair the value", row=line))
-    if problems:
-        raise InputError(problems)
+            problems.append(Problem(file, found, "a number", "repair the value", row=row))
+        if problems:
+            raise InputError(problems)
 
-
-def _merge_names(chunks: Sequence[_Chunk], label: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Give the distinct texts of all chunks one numbering."""
-    known: dict[bytes, int] = {}
-    parts = [np.zeros(0, np.int32)]
-    for chunk in chunks:
-        codes, values = chunk.names[label]
-        renumber = [known.setdefault(value, len(known)) for value in values.tolist()]
-        parts.append(np.asarray(renumber, np.int32)[codes] if renumber else codes)
-    return np.concatenate(parts), tuple(map(os.fsdecode, known))
+    def loop(self, text: bytes) -> StarLoop:
+        """The loop, once all chunks are there."""
+        n = self.count
+        names = {k: (v[:n], tuple(map(os.fsdecode, self.known[k]))) for k, v in self.codes.items()}
+        return StarLoop(
+            TextRows(tuple(self.request.labels), text, self.start[:n], self.stop[:n]),
+            self.line[:n],
+            {label: values[:n] for label, values in self.numbers.items()},
+            names,
+            None if self.image is None else self.image[:n],
+        )
 
 
 def _check_end(data: bytes, block: StarBlock, file: str) -> None:
@@ -269,31 +307,17 @@ def read_loop(
     else:
         _check_end(data, block, file)
     request = _Request(
-        len(labels),
+        labels,
         {label: labels.index(label) for label in numbers if label in labels},
         {label: labels.index(label) for label in names if label in labels},
         labels.index(image) if image is not None else None,
     )
     cuts = _cut(text, begin, end)
     view = memoryview(text)
+    builder = _Builder(request, text.count(b"\n", begin, end) + 1, line)
     with ThreadPoolExecutor(THREADS) as pool:
-        chunks = list(pool.map(lambda cut: _parse_chunk(view[cut[0] : cut[1]], request), cuts))
-    chunks = chunks or [_parse_chunk(view[:0], request)]
-    lines = line + np.cumsum([0, *(c.lines for c in chunks[:-1])])
-    _row_problems(chunks, lines, len(labels), file)
-    offsets = [cut[0] for cut in cuts] or [0]
-    rows = TextRows(
-        labels,
-        text,
-        np.concatenate([c.start + at for c, at in zip(chunks, offsets, strict=True)]),
-        np.concatenate([c.stop + at for c, at in zip(chunks, offsets, strict=True)]),
-    )
-    wanted = [*request.names, *(["stack"] if image is not None else [])]
-    images = [c.image_number for c in chunks if c.image_number is not None]
-    return StarLoop(
-        rows,
-        np.concatenate([c.row_line + at for c, at in zip(chunks, lines, strict=True)]),
-        {k: np.concatenate([c.numbers[k] for c in chunks]) for k in request.numbers},
-        {k: _merge_names(chunks, k) for k in wanted},
-        np.concatenate(images) if images else None,
-    )
+        chunks = pool.map(lambda cut: _parse_chunk(view[cut[0] : cut[1]], request), cuts)
+        for (offset, _), chunk in zip(cuts, chunks, strict=True):
+            builder.add(chunk, offset)
+    builder.check(file)
+    return builder.loop(text)

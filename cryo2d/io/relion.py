@@ -215,7 +215,9 @@ class StarReader:
     def _groups(self, size: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Names of the groups in use, and the group of each particle ``[n]``."""
         if self.group is not None and self.optics is not None:
-            used, optics = np.unique(self.group, return_inverse=True)
+            counts = np.bincount(self.group, minlength=len(self.optics.rows))
+            used = np.flatnonzero(counts)
+            optics = (np.cumsum(counts > 0) - 1)[self.group]
             if "rlnOpticsGroupName" in self.optics.names:
                 codes, texts = self.optics.names["rlnOpticsGroupName"]
                 return tuple(texts[codes[row]] for row in used), optics.astype(np.int32)
@@ -246,7 +248,7 @@ class StarReader:
                 raw = np.zeros(len(self.loop.rows))
             if raw is None:
                 missing.append(label)
-            values[name] = None if raw is None else raw * factor
+            values[name] = raw if raw is None or factor == 1 else raw * factor
         if missing and required:
             self.problems.append(ctf_problem(self.source, missing))
         return select_ctf(values)

@@ -116,8 +116,7 @@ def _row_text(
     spans = [(int(run[0]), int(run[-1])) for run in runs]
     if not spans:
         for begin in range(0, count, CHUNK_ROWS):
-            lines = _planes(columns, slice(begin, min(begin + CHUNK_ROWS, count)))
-            yield np.ascontiguousarray(lines.T).tobytes()
+            yield _lines(columns, slice(begin, min(begin + CHUNK_ROWS, count))).tobytes()
         return
     for rows, text, start, stop in star.rows.chunks():
         data = text.tobytes()
@@ -125,18 +124,27 @@ def _row_text(
         for first, last in spans:
             bounds = zip(start[:, first].tolist(), stop[:, last].tolist(), strict=True)
             parts.append([data[a:b] for a, b in bounds])
-        new = _planes(columns, rows)
-        width = len(new)
-        block = np.ascontiguousarray(new.T).tobytes()
+        new = _lines(columns, rows)
+        width = new.shape[1]
+        block = new.tobytes()
         parts.append([block[i : i + width] for i in range(0, len(block), width)])
         yield b"".join(b" ".join(row) for row in zip(*parts, strict=True))
 
 
-def _planes(columns: dict[str, Column], rows: slice) -> np.ndarray:
-    """The new columns of some rows side by side, each line ended ``[w n]``."""
-    blank = np.full((1, rows.stop - rows.start), BLANK, np.uint8)
-    parts = [part for column in columns.values() for part in (column(rows), blank)]
-    return np.concatenate([*(parts or [blank]), np.full_like(blank, ord("\n"))])
+def _lines(columns: dict[str, Column], rows: slice) -> np.ndarray:
+    """The new columns of some rows side by side, each line ended ``[c w]`` (uint8)."""
+    parts = [column(rows) for column in columns.values()]
+    lines = np.full(
+        (rows.stop - rows.start, sum(len(part) + 1 for part in parts) + 1), BLANK, np.uint8
+    )
+    at = 0
+    for part in parts:
+        for plane in part:
+            lines[:, at] = plane
+            at += 1
+        at += 1
+    lines[:, -1] = ord("\n")
+    return lines
 
 
 def number(values: np.ndarray, decimals: int = DECIMALS) -> Column:
@@ -299,6 +307,10 @@ def _optics(table: ParticleTable, star: StarColumns) -> TextRows:
             label, factor = CTF_LABELS[name]
             columns[label] = general(_rounded(getattr(table.ctf, name)[first] / factor))
     columns["rlnImagePixelSize"] = general(_rounded(size))
+    if table.locations is not None:
+        original = table.locations.pixel_size
+        if len(table) and (original == original[first][table.optics]).all():
+            columns["rlnMicrographPixelSize"] = general(_rounded(original[first]))
     if table.box.any():
         columns["rlnImageSize"] = general(table.box)
     columns["rlnImageDimensionality"] = general(np.full(groups, 2))

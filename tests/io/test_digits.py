@@ -48,3 +48,11 @@ def test_general_whole_numbers_and_zero_padding() -> None:
     assert general(np.array([2**64 - 1, 7], np.uint64)).tolist() == [b"18446744073709551615", b"7"]
     assert texts(zero_padded(np.array([42, 1234567]), 7)) == ["0000042", "1234567"]
     assert texts(planes(np.array([b"a", b"bcd"]))) == ["a  ", "bcd"]
+
+
+def test_many_float32_are_held_exactly(rng: np.random.Generator) -> None:
+    bits = rng.integers(0, 2**32, 100_000, np.uint32)
+    odd = np.array([0, -0.0, np.nan, np.inf, -np.inf, 1, 10, 1e9, 0.1, 1e-38, 3.4e38], np.float32)
+    any_float = np.nan_to_num(bits.view(np.float32))
+    values = np.concatenate([odd, any_float, 10.0 ** np.arange(-30, 30, dtype=np.float32)])
+    np.testing.assert_array_equal(general(values).astype(np.float64).astype(np.float32), values)
