@@ -96,7 +96,7 @@ def perform(cfg: DictConfig) -> float | None:
     job, run_dir = str(context.job.config_name), Path(context.runtime.output_dir)
     try:
         settings.check(job, cfg)
-        if cfg.seed is None:
+        if "seed" in cfg and cfg.seed is None:
             cfg.seed = secrets.randbelow(2**31)
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
         return importlib.import_module(f"cryo2d.jobs.{job}").run(cfg, run_dir)

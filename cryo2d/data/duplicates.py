@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.spatial import cKDTree
 
 
@@ -96,7 +97,7 @@ def _near_pairs(micrograph: np.ndarray, centre: np.ndarray, separation: float) -
     """Rows of all pairs of one micrograph nearer than the separation ``[p 2]``."""
     if len(centre) < 2 or separation <= 0:
         return np.empty((0, 2), dtype=np.int64)
-    _, group = np.unique(micrograph, return_inverse=True)
+    group, _ = pd.factorize(micrograph)
     # one tree for all: micrographs are sheets too far apart in a third dimension to meet
     points = np.column_stack([centre - centre.mean(0), 2.0 * separation * group])
     pairs = cKDTree(points).query_pairs(separation, output_type="ndarray").astype(np.int64)

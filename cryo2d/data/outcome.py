@@ -107,11 +107,12 @@ def settle(
     duplicate = visited & ~keep
     survivors = image_names(table.take(kept_row[duplicate]), folder)
     rejected = with_text_column(aligned.take(duplicate), "cryo2dKeptImage", survivors)
+    unvisited = table.take(~visited)
     return Outcome(
         keep=keep,
         classified=aligned.take(keep),
         rejected=rejected,
-        excluded=_with_reasons(table.take(~visited), excluded),
+        excluded=with_reasons(extended(excluded, unvisited, [NEVER_VISITED] * len(unvisited))),
         notes=tuple(notes),
     )
 
@@ -144,7 +145,7 @@ def duplicates_of(aligned: ParticleTable, rule: DuplicateRule) -> Duplicates:
     The better of two has the higher class posterior, then the lower error; without them the first.
 
     Args:
-        aligned: particles with pick locations; without shifts they are taken to lie at the pick.
+        aligned: particles with pick locations.
         rule: smallest distance and pixel size.
 
     Raises:
@@ -153,21 +154,35 @@ def duplicates_of(aligned: ParticleTable, rule: DuplicateRule) -> Duplicates:
     place, found = aligned.locations, aligned.alignment
     assert place is not None
     nothing = np.full(len(aligned), np.nan)
-    shift = None if found is None else found.shift
     posterior = None if found is None else found.class_posterior
     error = None if found is None else found.error
-    if shift is None:
-        shift = np.zeros((len(aligned), 2))
-    elif image_rows_run_up(aligned):
-        shift = shift * np.array([1.0, -1.0])
-    centre = aligned_centres(place.x, place.y, _micrograph_pixel_size(place, rule), shift)
     return find_duplicates(
         place.micrograph,
-        centre,
+        aligned_places(aligned, rule),
         nothing if posterior is None else posterior,
         nothing if error is None else error,
         rule.min_separation,
     )
+
+
+def aligned_places(aligned: ParticleTable, rule: DuplicateRule) -> np.ndarray:
+    """x and y of the centred particles on their micrographs ``[n 2]`` (Angstrom).
+
+    Args:
+        aligned: particles with pick locations; without shifts they lie at their picks.
+        rule: pixel size.
+
+    Raises:
+        UnknownPositionError: a position is not known.
+    """
+    place, found = aligned.locations, aligned.alignment
+    assert place is not None
+    shift = None if found is None else found.shift
+    if shift is None:
+        shift = np.zeros((len(aligned), 2))
+    elif image_rows_run_up(aligned):
+        shift = shift * np.array([1.0, -1.0])
+    return aligned_centres(place.x, place.y, _micrograph_pixel_size(place, rule), shift)
 
 
 def location_problems(table: ParticleTable, rule: DuplicateRule) -> list[Problem]:
@@ -222,8 +237,8 @@ def extended(excluded: Excluded, table: ParticleTable, reasons: Sequence[str]) -
     return Excluded(whole, (*excluded.reasons, *reasons))
 
 
-def _with_reasons(unvisited: ParticleTable, excluded: Excluded) -> ParticleTable:
-    excluded = extended(excluded, unvisited, [NEVER_VISITED] * len(unvisited))
+def with_reasons(excluded: Excluded) -> ParticleTable:
+    """The excluded particles with the reason and their place in the input as columns."""
     table = excluded.table
     table = with_text_column(table, "cryo2dReason", np.array(excluded.reasons, dtype=object))
     source = np.full(len(table), table.source, dtype=object)

@@ -30,8 +30,11 @@ COMMAND_LINE = "command line"
 OPEN = (Object, Objects)
 
 RUN: Mapping[str, Rule] = {
-    "seed": OrNull(Whole(most=2**32 - 1)),
     "debug": Flag(),
+}
+
+RANDOM: Mapping[str, Rule] = {
+    "seed": OrNull(Whole(most=2**32 - 1)),
 }
 
 DATA: Mapping[str, Rule] = {
@@ -81,10 +84,14 @@ OPTIMIZER: Mapping[str, Rule] = {
     "optimizer.reseed": OrNull(Object()),
 }
 
-POST: Mapping[str, Rule] = {
+DUPLICATES: Mapping[str, Rule] = {
     "post.remove_duplicates": OrNull(Flag()),
     "post.min_separation": Real(least=0, unit="A"),
     "post.micrograph_pixel_size": OrNull(Real(above=0, unit="A")),
+}
+
+POST: Mapping[str, Rule] = {
+    **DUPLICATES,
     "post.sort": Flag(),
     "post.plot_order": Choice("similarity", "size"),
 }
@@ -130,12 +137,19 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         **POST,
         **HARDWARE,
         **SIMULATION,
+        **RANDOM,
         **RUN,
         "logger": Objects(),
         "callbacks": Objects(),
         "resume": OrNull(Text("the folder of a run")),
     },
-    "simulate": {**SIMULATION, **RUN},
+    "simulate": {**SIMULATION, **RANDOM, **RUN},
+    "deduplicate": {
+        "data.path": Text("a .star or .cs file (data.path=particles.star)"),
+        "data.passthrough": Several(Text("a .cs file")),
+        **DUPLICATES,
+        **RUN,
+    },
 }
 
 # How two settings compare where neither is null.
