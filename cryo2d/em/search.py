@@ -44,7 +44,7 @@ class PoseSearch:
     extent: float
     box: int
     max_shift: float
-    coarse_detail: float = 1.0 / 14.0
+    coarse_detail: float = 1.0 / 12.0
     candidates: int = 8
     margin: float = 12.0
     fine_steps: int = 4
