@@ -241,35 +241,39 @@ def _metadata(table: ParticleTable, star: StarColumns) -> dict[str, Column]:
     """What a .cs says in RELION's columns, where the text it carries does not say the same."""
     values: dict[str, np.ndarray] = {}
     columns: dict[str, Column] = {}
+    results: dict[str, tuple[np.ndarray, int]] = {}
+    labels = star.rows.labels
     if table.ctf is not None:
         for name, (label, factor) in CTF_LABELS.items():
             if name not in OPTICS_CONSTANTS:
                 value = getattr(table.ctf, name) / factor
-                if label in star.rows.labels or not star.rows.labels or value.any():
+                if label in labels or not labels or value.any():
                     values[label] = value
     if table.locations is not None:
         values |= {"rlnCoordinateX": table.locations.x, "rlnCoordinateY": table.locations.y}
-        if MICROGRAPH not in star.rows.labels:
+        if MICROGRAPH not in labels:
             texts, codes = np.unique(table.locations.micrograph.astype(str), return_inverse=True)
             columns[MICROGRAPH] = names(texts.tolist(), codes)
-    found = table.alignment
-    if found is not None and not table.aligned:
-        labels = star.rows.labels
-        for label, (column, decimals) in _results(found, table.pixel_size, labels).items():
-            old = label in SHIFT_LABELS and OLD_SHIFT_LABELS[0] in labels and label not in labels
-            if not old and not _agrees(star.rows, label, column):
-                columns[label] = number(column, decimals)
-    if star.rows.labels:
-        values = {k: v for k, v in values.items() if not _agrees(star.rows, k, v)}
-    return columns | {label: words(general(v, exact=False)) for label, v in values.items()}
+    if table.alignment is not None and not table.aligned:
+        results = _results(table.alignment, table.pixel_size, labels)
+    if OLD_SHIFT_LABELS[0] in labels and SHIFT_LABELS[0] not in labels:
+        results = {k: v for k, v in results.items() if k not in SHIFT_LABELS}
+    carried = star.rows.columns([k for k in (*values, *results) if k in labels])
+    for label, value in values.items():
+        if not _agrees(carried, label, value):
+            columns[label] = words(general(value, exact=False))
+    for label, (value, decimals) in results.items():
+        if not _agrees(carried, label, value):
+            columns[label] = number(value, decimals)
+    return columns
 
 
-def _agrees(rows: TextRows, label: str, values: np.ndarray) -> bool:
+def _agrees(carried: dict[str, np.ndarray], label: str, values: np.ndarray) -> bool:
     """Whether the text of a column is these values, up to single precision and full turns."""
-    if label not in rows.labels:
+    if label not in carried:
         return False
     try:
-        texts = rows.column(label).astype(np.float64)
+        texts = carried[label].astype(np.float64)
     except ValueError:
         return False
     difference = np.abs(texts - values)
