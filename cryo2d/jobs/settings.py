@@ -108,6 +108,8 @@ SIMULATION: Mapping[str, Rule] = {
     "simulation.box": Even(16),
     "simulation.pixel_size": Real(above=0, unit="A"),
     "simulation.num_molecules": Whole(1, 8),
+    "simulation.num_tubes": Whole(0, 4),
+    "simulation.tube_step": Real(above=0, unit="A"),
     "simulation.views": OrNull(Whole(1)),
     "simulation.snr": Real(above=0),
     "simulation.junk_fraction": Real(least=0, most=0.99),

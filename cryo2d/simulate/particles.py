@@ -1,7 +1,8 @@
 """A particle stack with its metadata and its truth, simulated."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from cryo2d.io.atomic import atomic_write
 from cryo2d.io.mrc import write_stack
 from cryo2d.physics.ctf import ctf_at
+from cryo2d.simulate.filaments import lay_tubes, lying_rotations, tubes, upright_views
+from cryo2d.simulate.fold import random_rotations
 from cryo2d.simulate.ice import noise_power, normalise, ramp
 from cryo2d.simulate.molecules import molecules
 from cryo2d.simulate.phantom import Phantom, project
@@ -42,6 +45,29 @@ class Optics:
     haze: Tensor
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What lies where.
+
+    Attributes:
+        phantoms: the molecules.
+        views: fixed views of each ``[species views 3 3]``, None for every direction.
+        poses: of the particles.
+        micrograph: number ``[n]``.
+        centre: of the boxes on the micrographs (pixel) ``[n 2]``.
+        neighbour_turns: draws rotations of neighbours.
+        columns: further columns of the star, by label without rln.
+    """
+
+    phantoms: list[Phantom]
+    views: NDArray[np.float64] | None
+    poses: Poses
+    micrograph: NDArray[np.int64]
+    centre: NDArray[Any]
+    neighbour_turns: Callable[[Generator, int], NDArray[np.float64]] = random_rotations
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
 def simulate(out_dir: Path, **settings: Any) -> Path:
     """Writes particles.mrcs, particles.star and truth.npz.
 
@@ -62,6 +88,26 @@ def simulate(out_dir: Path, **settings: Any) -> Path:
     """
     recipe = Recipe(**settings)
     rng = np.random.default_rng(recipe.seed)
+    layout = _tubes(recipe, rng) if recipe.num_tubes else _molecules(recipe, rng)
+    poses, phantoms = layout.poses, layout.phantoms
+    optics = _optics(recipe, layout.micrograph, rng)
+    instances = populate(
+        poses, phantoms, recipe.box, recipe.neighbours, rng, turns=layout.neighbour_turns
+    )
+    gain = signal_gain(recipe, poses, phantoms, optics.ctf)
+    images = _render(recipe, instances, optics, gain)
+    mode = 12 if recipe.float16 else 2
+    write_stack(out_dir / "particles.mrcs", images, recipe.pixel_size, mode=mode)
+    with atomic_write(out_dir / "truth.npz") as file:
+        np.savez_compressed(file, **_truth(recipe, layout, optics, gain))
+    star = out_dir / "particles.star"
+    with atomic_write(star) as file:
+        file.write(_star(recipe, optics, layout).encode("ascii"))
+    return star
+
+
+def _molecules(recipe: Recipe, rng: Generator) -> Layout:
+    """Single molecules, two never closer than a box."""
     phantoms = molecules(recipe.num_molecules)
     views = None
     if recipe.views is not None:
@@ -78,18 +124,41 @@ def simulate(out_dir: Path, **settings: Any) -> Path:
     micrograph, centre, _ = pick_coordinates(
         recipe.num_particles, recipe.num_micrographs, recipe.box, rng
     )
-    optics = _optics(recipe, micrograph, rng)
-    instances = populate(poses, phantoms, recipe.box, recipe.neighbours, rng)
-    gain = signal_gain(recipe, poses, phantoms, optics.ctf)
-    images = _render(recipe, instances, optics, gain)
-    mode = 12 if recipe.float16 else 2
-    write_stack(out_dir / "particles.mrcs", images, recipe.pixel_size, mode=mode)
-    with atomic_write(out_dir / "truth.npz") as file:
-        np.savez_compressed(file, **_truth(recipe, poses, phantoms, views, optics, gain))
-    star = out_dir / "particles.star"
-    with atomic_write(star) as file:
-        file.write(_star(recipe, optics, micrograph, centre).encode("ascii"))
-    return star
+    return Layout(phantoms, views, poses, micrograph, centre)
+
+
+def _tubes(recipe: Recipe, rng: Generator) -> Layout:
+    """Helical tubes, each picked from end to end."""
+    segments = lay_tubes(
+        recipe.num_particles,
+        recipe.num_tubes,
+        step=recipe.tube_step,
+        pixel_size=recipe.pixel_size,
+        box=recipe.box,
+        num_micrographs=recipe.num_micrographs,
+        junk_fraction=recipe.junk_fraction,
+        shift_sigma=recipe.shift_sigma,
+        scale_spread=recipe.scale_spread,
+        rng=rng,
+    )
+    # a tube leaves the canvas on both sides at any angle
+    diagonal = math.sqrt(2.0) * _canvas(recipe.box) * recipe.pixel_size
+    columns = {
+        "HelicalTubeID": segments.tube,
+        "HelicalTrackLengthAngst": segments.track,
+        "AngleTiltPrior": np.full(recipe.num_particles, 90.0),
+        "AnglePsiPrior": segments.psi_prior,
+        "AnglePsiFlipRatio": np.full(recipe.num_particles, 0.5),
+    }
+    return Layout(
+        phantoms=tubes(recipe.num_tubes, diagonal + 6.0 * recipe.shift_sigma),
+        views=upright_views(recipe.num_tubes),
+        poses=segments.poses,
+        micrograph=segments.micrograph,
+        centre=segments.centre,
+        neighbour_turns=lying_rotations,
+        columns=columns,
+    )
 
 
 def _optics(recipe: Recipe, micrograph: NDArray[np.int64], rng: Generator) -> Optics:
@@ -183,14 +252,7 @@ def _render(recipe: Recipe, instances: Instances, optics: Optics, gain: float) -
     return images
 
 
-def _truth(
-    recipe: Recipe,
-    poses: Poses,
-    phantoms: list[Phantom],
-    views: NDArray[np.float64] | None,
-    optics: Optics,
-    gain: float,
-) -> dict[str, Any]:
+def _truth(recipe: Recipe, layout: Layout, optics: Optics, gain: float) -> dict[str, Any]:
     """What a result is scored against: pixels and degrees, rows as in the stack.
 
     ``R`` turns the molecule into the image, which is then moved by ``shift`` pixels; ``psi`` is the
@@ -198,6 +260,7 @@ def _truth(
     ``clean_views``, turned, moved and under the CTF, is the signal before normalisation.
     """
     angle = torch.rad2deg(optics.ctf.defocus_angle)
+    poses, phantoms, views = layout.poses, layout.phantoms, layout.views
     truth = {
         "species": poses.species,
         "view": poses.view,
@@ -221,12 +284,7 @@ def _truth(
     return truth
 
 
-def _star(
-    recipe: Recipe,
-    optics: Optics,
-    micrograph: NDArray[np.int64],
-    centre: NDArray[np.int64],
-) -> str:
+def _star(recipe: Recipe, optics: Optics, layout: Layout) -> str:
     """RELION 3.1 particles.star."""
     groups = [
         f"{g + 1} group{g + 1} {recipe.amplitude_contrast:.4f} {recipe.cs:.4f} "
@@ -235,8 +293,8 @@ def _star(
     ]
     ctf = optics.ctf
     columns = zip(
-        micrograph.tolist(),
-        centre.tolist(),
+        layout.micrograph.tolist(),
+        layout.centre.tolist(),
         ctf.defocus_u.tolist(),
         ctf.defocus_v.tolist(),
         torch.rad2deg(ctf.defocus_angle).tolist(),
@@ -250,6 +308,9 @@ def _star(
         f"{u:.2f} {v:.2f} {angle:.4f} {phase:.4f} {b:.2f} {group + 1}"
         for i, (m, xy, u, v, angle, phase, b, group) in enumerate(columns)
     ]
+    for values in layout.columns.values():
+        kind = "d" if values.dtype.kind == "i" else ".4f"
+        rows = [f"{row} {value:{kind}}" for row, value in zip(rows, values, strict=True)]
     group_labels = (
         "OpticsGroup OpticsGroupName AmplitudeContrast SphericalAberration Voltage "
         "ImagePixelSize ImageSize ImageDimensionality MicrographPixelSize"
@@ -258,6 +319,7 @@ def _star(
         "ImageName MicrographName CoordinateX CoordinateY DefocusU DefocusV DefocusAngle "
         "PhaseShift CtfBfactor OpticsGroup"
     )
+    labels = " ".join([labels, *layout.columns])
     return _block("optics", group_labels, groups) + _block("particles", labels, rows)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cryo2d.errors import InputError, Problem
+from cryo2d.simulate.filaments import NAMES as TUBES
 from cryo2d.simulate.molecules import NAMES
 from cryo2d.simulate.scene import MAX_VIEWS
 
@@ -16,6 +17,9 @@ class Recipe:
         box: image size (pixel), even.
         pixel_size: Angstrom.
         num_molecules: the first so many of ``cryo2d.simulate.molecules``, in equal shares.
+        num_tubes: kinds of helical tubes in place of molecules, the first so many of
+            ``cryo2d.simulate.filaments``, in equal shares; 0 for molecules.
+        tube_step: between two picks along a tube (Angstrom).
         views: fixed directions per molecule; null for every direction of SO(3).
         snr: variance of the signal over variance of the noise, see
             ``cryo2d.simulate.particles.signal_gain``.
@@ -43,6 +47,8 @@ class Recipe:
     box: int = 64
     pixel_size: float = 3.0
     num_molecules: int = 4
+    num_tubes: int = 0
+    tube_step: float = 40.0
     views: int | None = 5
     snr: float = 0.1
     junk_fraction: float = 0.1
@@ -70,6 +76,8 @@ class Recipe:
             "box": (self.box >= 16 and self.box % 2 == 0, "an even number, at least 16"),
             "pixel_size": (self.pixel_size > 0, "more than 0"),
             "num_molecules": (1 <= self.num_molecules <= known, f"1 to {known}"),
+            "num_tubes": (0 <= self.num_tubes <= len(TUBES), f"0 to {len(TUBES)}"),
+            "tube_step": (self.tube_step > 0, "more than 0"),
             "views": (self.views is None or 1 <= self.views <= MAX_VIEWS, f"1 to {MAX_VIEWS}"),
             "snr": (self.snr > 0, "more than 0"),
             "junk_fraction": (0 <= self.junk_fraction <= 1, "0 to 1"),

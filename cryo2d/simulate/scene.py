@@ -1,6 +1,7 @@
 """Who is where: molecules, poses, kinds and micrographs of a simulated data set."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -165,7 +166,12 @@ def place_particles(
 
 
 def populate(
-    poses: Poses, phantoms: list[Phantom], box: int, neighbours: float, rng: Generator
+    poses: Poses,
+    phantoms: list[Phantom],
+    box: int,
+    neighbours: float,
+    rng: Generator,
+    turns: Callable[[Generator, int], NDArray[np.float64]] = random_rotations,
 ) -> Instances:
     """What is drawn into the boxes: the particles, junk, and neighbours at the edges.
 
@@ -175,6 +181,7 @@ def populate(
         box: size (pixel).
         neighbours: mean number of unpicked molecules that reach into a box.
         rng: source of randomness.
+        turns: draws the rotations of neighbours and junk.
     """
     good = np.nonzero(poses.kind == Kind.GOOD)[0]
     bad = np.nonzero(poses.kind == Kind.CONTAMINANT)[0]
@@ -200,10 +207,10 @@ def populate(
             rng.integers(0, len(phantoms), others),
         ]
     )
-    turns = random_rotations(rng, len(owner))
-    turns[: len(good)] = poses.rotation[good]
+    rotations = turns(rng, len(owner))
+    rotations[: len(good)] = poses.rotation[good]
     lumps = [contaminant(rng) for _ in range(_NUM_CONTAMINANTS)]
-    return Instances(owner, phantom, turns, shift, poses.scale[owner], (*phantoms, *lumps))
+    return Instances(owner, phantom, rotations, shift, poses.scale[owner], (*phantoms, *lumps))
 
 
 def pick_coordinates(
