@@ -16,6 +16,7 @@ from cryo2d.em.model import ClassModel
 from cryo2d.em.population import Reseed
 from cryo2d.em.solve import Recenter, Solution, WienerSolver
 from cryo2d.em.stats import SufficientStats
+from cryo2d.em.upright import Upright
 from cryo2d.geometry.fourier import fourier_shift
 
 
@@ -56,6 +57,7 @@ class OnlineEM(torch.optim.Optimizer):
         noise: statistics -> noise power.
         recenter: centring of the averages, or None.
         reseed: replacement of dead classes, or None.
+        upright: rotation of filaments, or None.
         generator: random numbers of the re-seeding.
     """
 
@@ -67,11 +69,12 @@ class OnlineEM(torch.optim.Optimizer):
         noise: NoiseModel,
         recenter: Recenter | None = None,
         reseed: Reseed | None = None,
+        upright: Upright | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__([model.references], {"lr": 1.0})
         self.model, self.solver, self.noise_model = model, solver, noise
-        self.recenter, self.reseed = recenter, reseed
+        self.recenter, self.reseed, self.upright = recenter, reseed, upright
         self.generator = generator or torch.Generator().manual_seed(0)
 
     @property
@@ -117,6 +120,9 @@ class OnlineEM(torch.optim.Optimizer):
             shift = self.recenter.shift(solution.averages)
             running = running.moved(self.solver.grid, shift)
             solution = Solution(fourier_shift(solution.averages, shift), solution.frc)
+        if self.upright is not None and iteration == self.upright.iteration:
+            running = running.turned(self.upright.turns(solution.averages))
+            solution = self.solver(running)
         held = running.as_dict()
         held["num"] = torch.view_as_real(running.num)
         self.state[self.model.references] = held

@@ -9,7 +9,7 @@ from torch import Tensor
 from cryo2d.em.fine import Poses
 from cryo2d.em.posterior import Posterior
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.geometry.transform import shift_phase
+from cryo2d.geometry.transform import rotation_phase, shift_phase
 from cryo2d.physics.image import adjoint, form
 from cryo2d.physics.preprocess import WeightedImages
 
@@ -73,6 +73,11 @@ class SufficientStats:
         """Classes shifted by ``shift`` ``[k 2]`` (pixel): the sums follow a re-centred average."""
         rings = grid.from_harmonics(self.num) * shift_phase(grid, shift)
         return type(self)(**{**self.as_dict(), "num": grid.harmonics(rings)})
+
+    def turned(self, psi: Tensor) -> Self:
+        """Classes rotated by ``psi`` ``[k]`` (radian): the sums follow a turned average."""
+        turned = self.num * rotation_phase(psi, self.num.shape[-2])
+        return type(self)(**{**self.as_dict(), "num": turned})
 
 
 def accumulate(

@@ -167,7 +167,7 @@ def lay_tubes(
     """
     count = math.ceil(number / PICKS_PER_TUBE)
     tube = np.arange(number) // PICKS_PER_TUBE
-    along = (np.arange(number) % PICKS_PER_TUBE) * step
+    along = step * (np.arange(number) % PICKS_PER_TUBE).astype(np.float64)
     angle, roll = rng.uniform(-math.pi, math.pi, (2, count))
     length = PICKS_PER_TUBE * step / pixel_size
     middle = length * rng.uniform(0.7, 1.3, (count, 2)) + box
