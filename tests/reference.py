@@ -113,11 +113,9 @@ def transfer(ctf: CtfParams, fx: Array, fy: Array) -> Array:
 
 def plane_sum(values: Array | Complex) -> float | complex:
     """Sum over the Fourier plane of values ``[a s]``: every sample stands for its arc of a ring."""
-    total = 0.0
-    for angle in range(values.shape[0]):
-        for ring in range(values.shape[1]):
-            total += values[angle, ring] * 2.0 * math.pi * (ring + 1) / values.shape[0]
-    return total
+    num_angles, num_rings = values.shape
+    arc = 2.0 * math.pi * np.arange(1, num_rings + 1) / num_angles
+    return (values * arc).sum()
 
 
 def chi2(samples: Complex, model: Complex, noise: Array) -> float:

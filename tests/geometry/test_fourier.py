@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from reference import fourier, pictures
+from reference import fourier, picture, pictures
 
-from cryo2d.geometry.fourier import fourier_crop, smooth_size
+from cryo2d.geometry.fourier import fourier_crop, fourier_shift, smooth_size
 
 SIZES = [(48, 32), (48, 33), (47, 32), (47, 31), (33, 16)]
 
@@ -68,3 +68,11 @@ def test_smooth_size(value):
             rest //= factor
     assert rest == 1
     assert not any(smooth_size(other) == other for other in range(value, size))
+
+
+@pytest.mark.parametrize("box", [32, 33])
+def test_shift_moves_right_and_down(box, device):
+    shift = torch.tensor([[3.0, 0.0], [0.0, -2.0], [1.5, 2.25], [0.0, 0.0]], device=device)
+    found = fourier_shift(pictures(box).to(device), shift).cpu().numpy()
+    for k, (x, y) in enumerate(shift.tolist()):
+        np.testing.assert_allclose(found[k], picture(box, k, 0.0, (-x, -y)), atol=5e-3)

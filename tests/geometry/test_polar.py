@@ -36,7 +36,9 @@ def test_samples_are_the_fourier_transform(grid, device):
     found = grid.sample(images.to(device)).cpu().numpy()
     for image, samples in zip(images.numpy(), found, strict=True):
         expected = polar(image, grid)
-        assert np.abs(samples - expected).max() < 0.035 * np.abs(expected).max()
+        # padding buys accuracy
+        tolerance = {1.0: 0.05, 1.5: 0.02}.get(grid.padding, 0.01)
+        assert np.abs(samples - expected).max() < tolerance * np.abs(expected).max()
 
 
 def test_noise_that_fills_the_box_is_sampled_too(rng, device):
@@ -45,7 +47,7 @@ def test_noise_that_fills_the_box_is_sampled_too(rng, device):
     found = grid.sample(torch.from_numpy(image).float()[None].to(device))[0].cpu().numpy()
     expected = polar(image, grid)
     error = np.sqrt((np.abs(found - expected) ** 2).mean() / (np.abs(expected) ** 2).mean())
-    assert error < 0.03
+    assert error < 0.05
 
 
 @pytest.mark.parametrize("box", [32, 33])

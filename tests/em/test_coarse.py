@@ -1,0 +1,95 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference import frequencies, plane_sum, polar, seen, turn
+from synthetic import synthetic
+
+from cryo2d.em.coarse import CoarseBank
+from cryo2d.em.search import shift_disc
+
+ROTATIONS, OFFSET = 24, 0.07
+
+
+def exhaustive(images, averages, grid, shifts, band):
+    """Re<image, A> of every particle, class, rotation and class-frame shift ``[n k r t]``."""
+    psis = OFFSET + 2 * math.pi * np.arange(ROTATIONS) / ROTATIONS
+    fx, fy = frequencies(grid)
+    out = np.zeros((len(images), len(averages), ROTATIONS, len(shifts)))
+    for k, average in enumerate(averages):
+        for r, psi in enumerate(psis):
+            still = seen(average, psi, (0.0, 0.0), grid)
+            for t, shift in enumerate(shifts):
+                x, y = turn(-psi) @ shift
+                model = band * still * np.exp(2j * math.pi * (fx * x + fy * y))
+                for n, image in enumerate(images):
+                    out[n, k, r, t] = plane_sum((image.conj() * model).real)
+    return out, psis
+
+
+@pytest.mark.parametrize(("box", "first_ring"), [(32, 0), (33, 3)])
+def test_best_of_every_class_is_that_of_the_exhaustive_search(box, first_ring, device):
+    data = synthetic(3, box=box, rings=6, num_classes=2, sigma=0.5)
+    grid, averages = data.grid, data.averages.numpy()
+    images = data.weighted(device).image
+    shifts = shift_disc(2.0, 1.4)
+    band = (torch.arange(6) >= first_ring).float()
+    exact = torch.from_numpy(np.stack([polar(a, grid) for a in averages])).to(images)
+    bank = CoarseBank(
+        exact,
+        grid,
+        band=band,
+        shifts=shifts.to(device),
+        num_rotations=ROTATIONS,
+        offset=OFFSET,
+    )
+    found = bank.best(grid.harmonics(images))
+    table, psis = exhaustive(
+        images.cpu().numpy(), averages, grid, shifts.double().numpy(), band.numpy()
+    )
+    best = table.max((2, 3))
+    spread = np.abs(table).max()
+    np.testing.assert_allclose(found.cross.cpu().numpy(), best, atol=5e-3 * spread)
+    for n in range(3):
+        for k in range(2):
+            psi, t = float(found.psi[n, k]), int(found.shift[n, k])
+            r = np.abs(np.exp(1j * psis) - np.exp(1j * psi)).argmin()
+            assert abs(np.exp(1j * psis[r]) - np.exp(1j * psi)) < 1e-4
+            assert table[n, k, r, t] >= best[n, k] - 5e-3 * spread
+
+
+def test_particles_and_classes_do_not_mix(device):
+    data = synthetic(5, rings=8)
+    images = data.grid.harmonics(data.weighted(device).image)
+    references = data.grid.sample(data.averages.to(device))
+    settings = {
+        "band": torch.ones(8),
+        "shifts": shift_disc(2.0, 1.5).to(device),
+        "num_rotations": 20,
+        "offset": 0.0,
+    }
+    together = CoarseBank(references, data.grid, **settings).best(images)
+    for k in range(3):
+        bank = CoarseBank(references[k : k + 1], data.grid, **settings)
+        for n in range(5):
+            alone = bank.best(images[n : n + 1])
+            assert float(alone.cross) == pytest.approx(float(together.cross[n, k]), rel=1e-4)
+            assert float(alone.psi) == pytest.approx(float(together.psi[n, k]), abs=1e-5)
+            assert int(alone.shift) == int(together.shift[n, k])
+
+
+def test_it_takes_the_orders_and_rings_that_it_needs(device):
+    # images sampled more finely, to more rings: the bank reads its part
+    fine, coarse = synthetic(4, rings=14), synthetic(4, rings=7)
+    settings = {
+        "band": torch.ones(7),
+        "shifts": torch.zeros((1, 2), device=device),
+        "num_rotations": 40,
+        "offset": 0.0,
+    }
+    bank = CoarseBank(coarse.grid.sample(coarse.averages.to(device)), coarse.grid, **settings)
+    first = bank.best(fine.grid.harmonics(fine.weighted(device).image))
+    second = bank.best(coarse.grid.harmonics(coarse.weighted(device).image))
+    torch.testing.assert_close(first.cross, second.cross, rtol=2e-2, atol=0.1)
+    assert bool((first.psi == second.psi).float().mean() > 0.8)

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from cryo2d.em.prior import CountRegularizer, FrcRegularizer
+
+DEN, COUNT = torch.ones(2, 9), torch.ones(2)
+
+
+def test_weight_of_a_constant_correlation():
+    for value in (0.1, 0.5, 0.9):
+        frc = torch.full((2, 9), value)
+        ssnr = 2 * value / (1 - value)
+        weight = FrcRegularizer()(frc, DEN, COUNT)
+        torch.testing.assert_close(weight, torch.full((2, 9), ssnr / (1 + ssnr)))
+        torch.testing.assert_close(FrcRegularizer(full=False)(frc, DEN, COUNT), frc)
+
+
+def test_nothing_counts_after_the_first_ring_without_signal(device):
+    frc = torch.tensor([[1.0, 0.9, 0.6, 0.3, -0.3, -0.2, 0.6, 0.7, 0.8]], device=device)
+    weight = FrcRegularizer(floor=0.03)(frc, DEN[:1].to(device), COUNT[:1].to(device))
+    assert bool((weight[0, :4] > 0).all())
+    assert bool((weight[0, 4:] == 0).all())
+
+
+def test_weights_lie_between_zero_and_one_and_grow_with_the_correlation(rng, device):
+    frc = torch.from_numpy(rng.uniform(-1, 1, (50, 9))).float().to(device)
+    den, count = torch.ones(50, 9, device=device), torch.ones(50, device=device)
+    weight = FrcRegularizer()(frc, den, count)
+    assert float(weight.min()) >= 0
+    assert float(weight.max()) < 1
+    more = FrcRegularizer()((frc + 0.1).clamp(max=1), den, count)
+    assert bool((more >= weight).all())
+    assert float(FrcRegularizer()(torch.ones_like(frc), den, count).min()) > 0.998
+    assert float(FrcRegularizer()(torch.zeros_like(frc), den, count).max()) == 0
+
+
+@pytest.mark.parametrize("count", [1.0, 20.0, 500.0])
+def test_count_regularizer_is_worth_a_number_of_particles(count, device):
+    # all particles have the same weights, those of ring s being s + 1
+    one = torch.arange(1.0, 10.0, device=device)
+    counts = torch.tensor([count, 2 * count, 0.0], device=device)
+    weight = CountRegularizer(particles=5.0)(
+        torch.zeros(3, 9, device=device), counts[:, None] * one, counts
+    )
+    expected = (counts / (counts + 5.0))[:, None].expand_as(weight)
+    torch.testing.assert_close(weight, expected)

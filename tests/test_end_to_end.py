@@ -1,0 +1,232 @@
+"""From a particle stack to the output folder through the command line, in a process of its own."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+
+from cryo2d import cli
+from cryo2d.simulate.particles import simulate
+
+COUNT, VIEWS, CLASSES = 420, 6, 8
+SIMULATION = {
+    "num_particles": COUNT,
+    "box": 40,
+    "pixel_size": 5.0,
+    "num_molecules": 3,
+    "views": 2,
+    "snr": 0.5,
+    "junk_fraction": 0.05,
+    "neighbours": 0.0,
+    "num_micrographs": 6,
+    "shift_sigma": 5.0,
+    "seed": 1,
+}
+SETTINGS = [
+    f"model.num_classes={CLASSES}",
+    "model.max_resolution=14",
+    "optimizer.iterations=8",
+    "optimizer.batch_per_class=40",
+    "hardware=cpu",
+    "hardware.threads=1",
+    "logger=csv",
+    "seed=3",
+]
+WRITTEN = {
+    "particles.star",
+    "particles.cs",
+    "class_averages.mrcs",
+    "class_averages.star",
+    "class_averages.cs",
+    "classes.png",
+    "frc.png",
+    "noise.png",
+    "posteriors.png",
+    "report.html",
+    "metrics.csv",
+    "config.yaml",
+    "manifest.json",
+    "checkpoints/last.ckpt",
+    ".hydra/overrides.yaml",
+}
+
+
+def classify(stack: Path, folder: Path, *settings: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cryo2d",
+            f"data.path={stack}",
+            f"hydra.run.dir={folder}",
+            *SETTINGS,
+            *settings,
+        ],
+        cwd=folder.parent,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def rows_of(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    blocks = starfile.read(path, always_dict=True)
+    return len(blocks["particles"])
+
+
+def image_rows(path: Path) -> np.ndarray:
+    """0-based images in the stack of the particles of a star."""
+    names = starfile.read(path, always_dict=True)["particles"]["rlnImageName"]
+    return np.array([int(name.split("@")[0]) - 1 for name in names])
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(tmp_path_factory.mktemp("stack"), **SIMULATION)
+
+
+@pytest.fixture(scope="module")
+def run(
+    stack: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("outputs") / "run"
+    return folder, classify(stack, folder)
+
+
+def test_the_folder_is_complete(run):
+    folder, done = run
+    assert done.returncode == 0, done.stderr
+    assert [name for name in sorted(WRITTEN) if not (folder / name).is_file()] == []
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["particles"]["total"] == COUNT
+    assert str(folder / "report.html") in done.stdout
+    with (folder / "metrics.csv").open() as table:
+        assert len(list(csv.DictReader(table))) == 9
+
+
+def test_rows_in_are_rows_out(run):
+    folder, _ = run
+    names = ("particles.star", "rejected.star", "excluded.star")
+    images = np.concatenate([image_rows(folder / n) for n in names if (folder / n).is_file()])
+    assert sorted(images.tolist()) == list(range(COUNT))
+    counts = json.loads((folder / "manifest.json").read_text())["particles"]
+    assert counts == {
+        "total": COUNT,
+        "classified": rows_of(folder / "particles.star"),
+        "rejected": rows_of(folder / "rejected.star"),
+        "excluded": rows_of(folder / "excluded.star"),
+    }
+
+
+def test_averages_are_pictures_in_angstrom(run):
+    folder, _ = run
+    with mrcfile.open(folder / "class_averages.mrcs") as file:
+        averages, pixel = file.data.copy(), float(file.voxel_size.x)
+    assert averages.shape[0] == CLASSES
+    assert averages.shape[1] * pixel == pytest.approx(40 * 5.0, rel=1e-3)
+    assert np.isfinite(averages).all()
+    assert averages.std() > 0
+
+
+def purity(classes: np.ndarray, labels: np.ndarray) -> float:
+    largest = [np.bincount(labels[classes == k]).max() for k in np.unique(classes)]
+    return sum(largest) / len(labels)
+
+
+def test_views_are_found(run, stack):
+    folder, _ = run
+    truth = np.load(stack.parent / "truth.npz")
+    particles = starfile.read(folder / "particles.star", always_dict=True)["particles"]
+    rows = image_rows(folder / "particles.star")
+    good = truth["kind"][rows] == 0
+    view = truth["view"][rows][good]
+    classes = particles["rlnClassNumber"].to_numpy()[good]
+    assert set(classes) <= set(range(1, CLASSES + 1))
+    found = purity(classes, view)
+    shuffled = purity(np.random.default_rng(0).permutation(classes), view)
+    assert found > 0.7
+    assert found > shuffled + 0.3
+    owned = {np.bincount(view[classes == k]).argmax() for k in np.unique(classes)}
+    assert len(owned) >= VIEWS - 1
+
+
+def test_rotations_are_found(run, stack):
+    folder, _ = run
+    truth = np.load(stack.parent / "truth.npz")
+    particles = starfile.read(folder / "particles.star", always_dict=True)["particles"]
+    rows = image_rows(folder / "particles.star")
+    error = []
+    asymmetric = (truth["names"][truth["species"]] == "ribosome")[rows] & (truth["kind"][rows] == 0)
+    for number in np.unique(particles["rlnClassNumber"]):
+        own = (particles["rlnClassNumber"] == number).to_numpy() & asymmetric
+        view = truth["view"][rows]
+        if not own.any():
+            continue
+        own &= view == np.bincount(view[own]).argmax()
+        # one rotation of the class is free
+        turn = np.radians(particles["rlnAnglePsi"].to_numpy()[own] - truth["psi"][rows][own])
+        turned = np.exp(1j * turn)
+        error.extend(np.abs(np.angle(turned / turned.mean())))
+    assert len(error) > 50
+    assert np.degrees(np.median(error)) < 6.0
+
+
+@pytest.mark.slow
+def test_unusable_images_are_excluded_and_listed(stack, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(stack.parent, broken)
+    with mrcfile.open(broken / "particles.mrcs", "r+") as file:
+        file.data[5, 3, 3] = np.nan
+        file.data[17] = 2.5
+    folder = tmp_path / "run"
+    done = classify(
+        broken / "particles.star",
+        folder,
+        "optimizer.iterations=1",
+        "optimizer.full_iterations=1",
+        "logger=none",
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(image_rows(folder / "excluded.star").tolist()) == [5, 17]
+    text = (folder / "excluded.star").read_text()
+    assert "NaN" in text
+    assert "constant" in text
+    counts = json.loads((folder / "manifest.json").read_text())["particles"]
+    assert counts["excluded"] == 2
+    assert counts["classified"] + counts["rejected"] == COUNT - 2
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed(stack, tmp_path):
+    folder, again = tmp_path / "run", tmp_path / "again"
+    few = ["optimizer.iterations=1", "optimizer.full_iterations=0", "logger=none"]
+    assert classify(stack, folder, *few).returncode == 0
+    config = folder / "config.yaml"
+    # as if it had been stopped after its first iteration
+    config.write_text(config.read_text().replace("full_iterations: 0", "full_iterations: 1"))
+    done = classify(stack, again, f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((again / "manifest.json").read_text())["iterations"] == 2
+
+
+@pytest.mark.slow
+def test_bad_input_is_refused_before_computing(tmp_path):
+    done = classify(tmp_path / "missing.star", tmp_path / "run")
+    assert done.returncode == 2
+    assert "missing.star" in done.stderr
+    assert "Traceback" not in done.stderr

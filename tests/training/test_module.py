@@ -1,0 +1,295 @@
+"""Whole runs of a few iterations on a few particles, without files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from synthetic import PIXEL, Synthetic, angle_between, search_of, synthetic
+
+from cryo2d.data.sampler import VisitPlan
+from cryo2d.em.anneal import PowerLaw, ResolutionRamp, Uncertainty
+from cryo2d.em.model import ClassModel
+from cryo2d.em.online import NoiseModel, OnlineEM
+from cryo2d.em.population import Reseed
+from cryo2d.em.prior import FrcRegularizer
+from cryo2d.em.solve import Recenter, WienerSolver
+from cryo2d.geometry.transform import rotate_vector
+from cryo2d.io.table import Excluded, ParticleTable
+from cryo2d.physics.preprocess import Preprocessor, ctf_at
+from cryo2d.physics.solvent import SolventMask
+from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
+from cryo2d.training.datamodule import BatchStream, Particles
+from cryo2d.training.module import Classification, EmSettings
+
+ONLINE, FULL = 4, 1
+
+
+def no_particles() -> ParticleTable:
+    """The module reads no table: callbacks do."""
+    none = np.zeros(0, np.int64)
+    return ParticleTable("", none, (), (), none, none, (), none, none, none, none)
+
+
+class Memory(Particles):
+    """Particles that are in memory from the start."""
+
+    def __init__(self, data: Synthetic, plan: VisitPlan, size: int, device: torch.device) -> None:
+        super().__init__(
+            no_particles(),
+            Excluded(no_particles(), ()),
+            Preprocessor(data.grid, data.grid.box),
+            seed=0,
+            device=device,
+            threads=1,
+        )
+        self.cache, self.plan, self.size = data.cache().to(device), plan, size
+
+    def train_dataloader(self) -> BatchStream:
+        stream = super().train_dataloader()
+        return BatchStream(stream.cache, stream.rows, self.size)
+
+
+def plan_of(data: Synthetic) -> VisitPlan:
+    count = len(data.images)
+    return VisitPlan(count, count // 2, ONLINE, FULL, seed=3)
+
+
+def module_of(data: Synthetic, **settings) -> Classification:
+    grid, box = data.grid, data.grid.box
+    reseed = settings.pop("reseed", None)
+    start = settings.pop("start", None)
+    references = data.averages if start is None else start
+    defaults = {
+        "uncertainty": Uncertainty(2.0, 0, 3),
+        "rings": ResolutionRamp(6, grid.num_rings, 3),
+        "first_ring": 0,
+        "step_size": PowerLaw(),
+        "transfer": ctf_at,
+        "scale_per_particle": False,
+        "hard_last": False,
+        "perturb_poses": True,
+        "seed": 7,
+    }
+    solvent = SolventMask(box, 0.8 * box / 2, 0.95 * box / 2)
+
+    def make(model: ClassModel) -> OnlineEM:
+        return OnlineEM(
+            model,
+            solver=WienerSolver(grid, solvent, FrcRegularizer()),
+            noise=NoiseModel(),
+            recenter=Recenter(),
+            reseed=reseed,
+            generator=torch.Generator().manual_seed(1),
+        )
+
+    return Classification(
+        ClassModel(references, data.cache().mean_power(1)),
+        grid,
+        # the pictures' centres of mass are up to 3 pixels from the centre
+        search_of(box, max_shift=6.0),
+        plan_of(data),
+        EmSettings(**(defaults | settings)),
+        make,
+        halves=data.half,
+        optics=torch.zeros(len(data.images), dtype=torch.int64),
+        pixel_size=PIXEL,
+    )
+
+
+def fit(
+    module: Classification,
+    data: Synthetic,
+    folder: Path,
+    device: torch.device,
+    *,
+    iterations: int = ONLINE + FULL,
+    size: int = 20,
+    resume: Path | None = None,
+    callbacks: tuple[pl.Callback, ...] = (),
+) -> pl.Trainer:
+    trainer = pl.Trainer(
+        accelerator="cuda" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_epochs=iterations,
+        logger=False,
+        callbacks=[IterationCheckpoint(), *callbacks],
+        default_root_dir=folder,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+    )
+    memory = Memory(data, module.plan, size, device)
+    trainer.fit(module, datamodule=memory, ckpt_path=resume)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def data() -> Synthetic:
+    return synthetic(60, sigma=0.3, reach=1.5)
+
+
+class Listener(pl.Callback):
+    """Keeps the summaries as callbacks see them."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen.append(pl_module.summary)
+
+
+def test_one_epoch_is_one_iteration(data, device, tmp_path):
+    listener, module = Listener(), module_of(data)
+    trainer = fit(module, data, tmp_path, device, callbacks=(listener,))
+    assert trainer.global_step == trainer.current_epoch == ONLINE + FULL
+    seen = listener.seen
+    assert [s.iteration for s in seen] == list(range(ONLINE + FULL))
+    assert [s.particles for s in seen] == [30] * ONLINE + [60]
+    assert [s.full for s in seen] == [False] * ONLINE + [True]
+    assert [s.step_size for s in seen] == [*(PowerLaw()(t) for t in range(ONLINE)), 1.0]
+    assert [s.uncertainty for s in seen] == [Uncertainty(2.0, 0, 3)(t) for t in range(5)]
+    for summary in seen:
+        assert int(summary.counts.sum()) == summary.particles
+        assert float(summary.weights.sum()) == pytest.approx(1.0, rel=1e-4)
+        assert 1.0 <= summary.effective_classes <= 3.0 + 1e-4
+        assert summary.averages.device.type == "cpu"
+        assert summary.averages.shape == (3, 32, 32)
+    # chi-squared per sample: the noise alone is left
+    assert seen[-1].mean_error == pytest.approx(1.0, abs=0.15)
+
+
+def test_it_finds_classes_and_poses(data, device, tmp_path):
+    module = module_of(data)
+    fit(module, data, tmp_path, device)
+    found = module.assignments
+    assert found.psi.device.type == "cpu"
+    assert float((found.class_index == data.classes).float().mean()) > 0.95
+    # one rotation and one shift of a class are free
+    for k in range(3):
+        rows = data.classes == k
+        off = rotate_vector(found.shift[rows] / PIXEL - data.shift[rows], found.psi[rows])
+        assert float((off - off.median(0).values).norm(dim=1).median()) < 0.4
+        turned = found.psi[rows] - data.psi[rows]
+        middle = torch.atan2(turned.sin().mean(), turned.cos().mean())
+        assert float(angle_between(turned, middle).median()) < 0.06
+
+
+def state(module: Classification) -> dict[str, torch.Tensor]:
+    optimizer = module.optimizers().optimizer
+    return {
+        **{f"model/{name}": value for name, value in module.state_dict().items()},
+        **{f"stats/{name}": value for name, value in optimizer.stats.as_dict().items()},
+        **{f"found/{name}": value for name, value in vars(module.assignments).items()},
+    }
+
+
+# the classes below the mean are replaced after the first and after the fourth iteration
+RESEED = Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0)
+
+
+@pytest.mark.parametrize("reseed", [None, RESEED])
+@pytest.mark.parametrize("stop", [1, 2, ONLINE])
+def test_a_resumed_run_is_the_uninterrupted_run(stop, reseed, data, tmp_path):
+    # on the CPU only: sums on a GPU are added in no fixed order
+    device = torch.device("cpu")
+    whole = module_of(data, reseed=reseed, scale_per_particle=True)
+    fit(whole, data, tmp_path / "whole", device)
+    first = module_of(data, reseed=reseed, scale_per_particle=True)
+    fit(first, data, tmp_path / "parts", device, iterations=stop)
+    second = module_of(data, reseed=reseed, scale_per_particle=True)
+    checkpoint = newest_checkpoint(tmp_path / "parts")
+    trainer = fit(second, data, tmp_path / "parts", device, resume=checkpoint)
+    assert trainer.global_step == ONLINE + FULL
+    one, other = state(whole), state(second)
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert different == []
+
+
+def test_a_run_goes_on_after_a_checkpoint(data, device, tmp_path):
+    first, second = module_of(data), module_of(data)
+    fit(first, data, tmp_path, device, iterations=2)
+    trainer = fit(second, data, tmp_path, device, resume=newest_checkpoint(tmp_path))
+    assert trainer.global_step == ONLINE + FULL
+    assert bool(torch.isfinite(second.assignments.class_posterior).all())
+
+
+def test_a_checkpoint_keeps_what_was_found(data, device, tmp_path):
+    module = module_of(data)
+    fit(module, data, tmp_path, device, iterations=1)
+    visited = ~module.assignments.class_posterior.isnan()
+    assert int(visited.sum()) == 30
+    assert torch.equal(visited.nonzero()[:, 0], module.plan.rows(0).sort().values)
+    other = module_of(data)
+    other.on_load_checkpoint(torch.load(newest_checkpoint(tmp_path), weights_only=False))
+    for name, value in vars(other.assignments).items():
+        torch.testing.assert_close(value, getattr(module.assignments, name), equal_nan=True)
+
+
+def test_the_size_of_the_batches_does_not_matter(data, device, tmp_path):
+    small, large = module_of(data), module_of(data)
+    fit(small, data, tmp_path / "small", device, size=7, iterations=2)
+    fit(large, data, tmp_path / "large", device, size=1000, iterations=2)
+    one, other = small.summary.averages, large.summary.averages
+    torch.testing.assert_close(one, other, atol=1e-2 * float(other.abs().max()), rtol=0)
+    assert torch.equal(small.summary.counts, large.summary.counts)
+
+
+def test_half_sets_stay_apart(data, device, tmp_path):
+    module = module_of(data)
+    fit(module, data, tmp_path, device)
+    count = module.optimizers().optimizer.stats.count.sum(1)
+    expected = torch.bincount(data.half).float().to(device)
+    torch.testing.assert_close(count, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_hard_last_pass_counts_whole_particles(hard, device, tmp_path):
+    noisy = synthetic(60, sigma=1.0, reach=1.5)
+    module = module_of(noisy, hard_last=hard, uncertainty=Uncertainty(2.0, 100, 1))
+    fit(module, noisy, tmp_path, device)
+    count = module.optimizers().optimizer.stats.count.sum(0).cpu()
+    whole = torch.allclose(count, count.round(), atol=1e-4)
+    assert whole == hard
+    if hard:
+        assert torch.equal(count.round().long(), module.summary.counts)
+
+
+def test_contrast_scales_are_recovered(device, tmp_path):
+    varied = synthetic(120, sigma=0.2, reach=1.0, scale_spread=0.35)
+    module = module_of(varied, scale_per_particle=True)
+    fit(module, varied, tmp_path, device)
+    found = module.scale.cpu()
+    assert float(found.mean()) == pytest.approx(1.0, abs=1e-4)
+    both = torch.stack((found.log(), varied.scale.log()))
+    assert float(torch.corrcoef(both)[0, 1]) > 0.9
+    ratio = found / varied.scale
+    assert float((ratio / ratio.median()).log().abs().median()) < 0.1
+    fixed = module_of(varied)
+    fit(fixed, varied, tmp_path / "fixed", device, iterations=2)
+    assert float((fixed.scale - 1).abs().max()) == 0.0
+
+
+def test_noise_is_that_of_the_particles(data, device, tmp_path):
+    module = module_of(data)
+    fit(module, data, tmp_path, device)
+    noise = module.model.noise[0].cpu()
+    # what the averages fit of the noise is missing
+    assert 0.85 < float(noise.mean()) / data.sigma2 < 1.1
+
+
+def test_a_reseeded_class_is_used(device, tmp_path):
+    several = synthetic(60, sigma=0.3, reach=1.0)
+    start = several.averages.clone()
+    start[2] *= -1  # nothing looks like this
+    listeners = []
+    for reseed in (None, Reseed(total=ONLINE, at=(0.0,), least=0.9)):
+        module = module_of(several, reseed=reseed, start=start)
+        listeners.append(Listener())
+        fit(module, several, tmp_path, device, callbacks=(listeners[-1],))
+    without, with_it = (float(listener.seen[0].weights.min()) for listener in listeners)
+    assert with_it > without
+    assert float(listeners[-1].seen[1].weights.min()) > 0.1
