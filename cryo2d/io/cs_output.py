@@ -16,6 +16,8 @@ from cryo2d.io.carried import cs_from_star, star_in_cs
 from cryo2d.io.columns import CsColumns, StarColumns
 from cryo2d.io.cryosparc import ALIGNMENT, ALIGNMENT_VALUES, CTF_FIELDS, plain_path
 from cryo2d.io.cs import UID, build, with_fields, write_array
+from cryo2d.io.filament import UID as FILAMENT
+from cryo2d.io.filament import slot_of_star
 from cryo2d.io.loop import factorize
 from cryo2d.io.mrc import read_header
 from cryo2d.io.stacks import find_one, output_names, search_folders
@@ -60,6 +62,9 @@ def cs_array(table: ParticleTable, folder: Path) -> np.ndarray:
         fields |= _location(table.locations, table, base)
     if table.alignment is not None and (table.aligned or not isinstance(table.columns, CsColumns)):
         fields |= _alignment(table, base)
+    if isinstance(table.columns, StarColumns) and FILAMENT not in (base.dtype.names or ()):
+        micrograph = None if table.locations is None else table.locations.micrograph
+        fields |= slot_of_star(table.columns, micrograph, _text_uid)
     if UID not in (base.dtype.names or ()):
         fields = {UID: image_uids(table)} | fields
     new = ALIGNMENT if table.aligned else "-"

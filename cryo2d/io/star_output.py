@@ -23,6 +23,7 @@ from cryo2d.io.carried import (
 )
 from cryo2d.io.columns import CS_PREFIX, CsColumns, StarColumns
 from cryo2d.io.digits import BLANK, fixed, general, planes, zero_padded
+from cryo2d.io.filament import columns_of_slot
 from cryo2d.io.relion import (
     CTF_LABELS,
     GROUP,
@@ -254,6 +255,10 @@ def _metadata(table: ParticleTable, star: StarColumns) -> dict[str, Column]:
         if MICROGRAPH not in labels:
             texts, codes = np.unique(table.locations.micrograph.astype(str), return_inverse=True)
             columns[MICROGRAPH] = names(texts.tolist(), codes)
+    if isinstance(table.columns, CsColumns):
+        place = table.locations
+        helical = columns_of_slot(table.columns.array, None if place is None else place.micrograph)
+        values |= {label: v for label, v in helical.items() if label not in labels}
     if table.alignment is not None and not table.aligned:
         results = _results(table.alignment, table.pixel_size, labels)
     if OLD_SHIFT_LABELS[0] in labels and SHIFT_LABELS[0] not in labels:
