@@ -12,12 +12,14 @@ from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.prior import CountRegularizer, FrcRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
+from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.mrc import read_images
 from cryo2d.io.particles import Excluded, ParticleTable, read_particles
@@ -95,7 +97,11 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
 
 
 def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
-    """Read and check the metadata; simulate particles first if no path is given."""
+    """Read and check the metadata; simulate particles first if no path is given.
+
+    Raises:
+        InputError: for anything wrong with them, or if duplicates cannot be found as asked.
+    """
     data = cfg.data
     path = data.path
     if path is None:
@@ -103,13 +109,19 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
 
         log.info("No data.path: simulating %d particles.", cfg.simulation.num_particles)
         path = str(simulate(run_dir / "simulated", **cfg.simulation))
-    return read_particles(
+    table, excluded = read_particles(
         to_absolute_path(path),
         passthrough=[to_absolute_path(p) for p in data.passthrough],
         pixel_size=data.pixel_size,
         require_ctf=cfg.model.ctf != "none",
         max_particles=data.max_particles,
     )
+    if cfg.post.remove_duplicates:
+        rule = DuplicateRule(True, micrograph_pixel_size=cfg.post.micrograph_pixel_size)
+        problems = location_problems(table, rule)
+        if problems:
+            raise InputError(problems)
+    return table, excluded
 
 
 def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
@@ -244,6 +256,9 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
         FrcRegularizer(full=model.full_frc) if model.frc_regularizer else CountRegularizer()
     )
     recenter = Recenter(model.recenter_threshold, model.recenter_binary) if model.recenter else None
+    # what the last iteration finds refers to averages that stand upright
+    second_last = cfg.optimizer.iterations + cfg.optimizer.full_iterations - 2
+    upright = Upright(frame.grid, second_last) if model.align_filaments else None
 
     reseed = instantiate(cfg.optimizer.reseed, total=cfg.optimizer.iterations, _convert_="all")
 
@@ -254,6 +269,7 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
             noise=NoiseModel(white=model.noise == "white"),
             recenter=recenter,
             reseed=reseed,
+            upright=upright,
             generator=torch.Generator().manual_seed(cfg.seed),
         )
 

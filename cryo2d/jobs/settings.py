@@ -61,6 +61,7 @@ MODEL: Mapping[str, Rule] = {
     "model.recenter": Flag(),
     "model.recenter_threshold": Real(least=0, most=1),
     "model.recenter_binary": Flag(),
+    "model.align_filaments": Flag(),
     "model.ctf": Choice("full", "flip", "none"),
     "model.zeropad": Real(least=1, most=4),
     "model.frc_regularizer": Flag(),
@@ -237,6 +238,21 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
         if low > high or (sign == "<" and low == high):
             shown = f"{small}={low} and {large}={high}"
             yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
+    yield from _filament_problems(values)
+
+
+def _filament_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Averages are turned upright in the second-last iteration; a full pass has to follow it."""
+    online, full = (values.get(f"optimizer.{n}iterations") for n in ("", "full_"))
+    if values.get("model.align_filaments") is not True or not isinstance(full, int):
+        return
+    if full < 1 or online == 0 and full < 2:
+        yield Problem(
+            COMMAND_LINE,
+            f"model.align_filaments=true and optimizer.full_iterations={full}",
+            "an iteration that turns the averages and a full one after it",
+            f"set optimizer.full_iterations={full + 1}",
+        )
 
 
 def _leaves(
