@@ -15,6 +15,7 @@ from torch import Tensor
 from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
+from cryo2d.em.clamp import ClampedSolver
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.prior import CountRegularizer, FrcRegularizer
@@ -259,13 +260,15 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
     # what the last iteration finds refers to averages that stand upright
     second_last = cfg.optimizer.iterations + cfg.optimizer.full_iterations - 2
     upright = Upright(frame.grid, second_last) if model.align_filaments else None
-
+    solver = WienerSolver(frame.grid, frame.solvent, regularizer)
+    if model.clamp_solvent:
+        solver = ClampedSolver(frame.grid, frame.solvent, regularizer, positive=model.non_negative)
     reseed = instantiate(cfg.optimizer.reseed, total=cfg.optimizer.iterations, _convert_="all")
 
     def make(classes: ClassModel) -> OnlineEM:
         return OnlineEM(
             classes,
-            solver=WienerSolver(frame.grid, frame.solvent, regularizer),
+            solver=solver,
             noise=NoiseModel(white=model.noise == "white"),
             recenter=recenter,
             reseed=reseed,

@@ -66,6 +66,8 @@ MODEL: Mapping[str, Rule] = {
     "model.zeropad": Real(least=1, most=4),
     "model.frc_regularizer": Flag(),
     "model.full_frc": Flag(),
+    "model.clamp_solvent": Flag(),
+    "model.non_negative": Flag(),
     "model.scale_per_particle": Flag(),
     "model.noise": Choice("coloured", "white"),
     "model.initial_references": OrNull(Text("an .mrcs file")),
@@ -164,6 +166,9 @@ ORDERED = (
     ("simulation.num_optics_groups", "<=", "simulation.num_micrographs"),
 )
 
+# Switches that are part of another one.
+PARTS = (("model.non_negative", "model.clamp_solvent"),)
+
 
 def is_known(job: str, key: str) -> bool:
     """Whether a dotted key is a setting of the job, a group of them, or part of a free object."""
@@ -239,6 +244,10 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
             shown = f"{small}={low} and {large}={high}"
             yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
     yield from _filament_problems(values)
+    for part, whole in PARTS:
+        if values.get(part) is True and values.get(whole) is False:
+            shown = f"{part}=true and {whole}=false"
+            yield Problem(COMMAND_LINE, shown, f"{part} only with {whole}", f"add {whole}=true")
 
 
 def _filament_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
