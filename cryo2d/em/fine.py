@@ -54,11 +54,11 @@ class RefinedPoses:
 
 
 def parabola_peak(before: Tensor, centre: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Offset (within half a step) and gain over ``centre`` of the parabola through three values."""
+    """Offset (within a step) and gain over ``centre`` of the parabola through three values."""
     curve = before - 2.0 * centre + after
     slope = 0.5 * (after - before)
     offset = torch.where(curve < 0, -slope / curve.clamp(max=-1e-20), torch.zeros_like(curve))
-    offset = offset.clamp(-0.5, 0.5)
+    offset = offset.clamp(-1.0, 1.0)
     return offset, slope * offset + 0.5 * curve * offset**2
 
 

@@ -58,7 +58,7 @@ class OnlineEM(torch.optim.Optimizer):
         recenter: centring of the averages, or None.
         reseed: replacement of dead classes, or None.
         upright: rotation of filaments, or None.
-        generator: random numbers of the re-seeding.
+        seed: of the random numbers that the re-seeding draws.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class OnlineEM(torch.optim.Optimizer):
         recenter: Recenter | None = None,
         reseed: Reseed | None = None,
         upright: Upright | None = None,
-        generator: torch.Generator | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__([model.references], {"lr": 1.0})
         self.model, self.solver, self.noise_model = model, solver, noise
         self.recenter, self.reseed, self.upright = recenter, reseed, upright
-        self.generator = generator or torch.Generator().manual_seed(0)
+        self.seed = seed
 
     @property
     def stats(self) -> SufficientStats | None:
@@ -114,7 +114,9 @@ class OnlineEM(torch.optim.Optimizer):
             share = running.count.sum() / stats.count.sum().clamp(min=1e-20)
             running = running.blend(stats.scaled(float(share)), gamma)
         if self.reseed is not None and not whole:
-            running = self.reseed(running, iteration, self.generator)
+            # a generator of each iteration's own: a resumed run draws the same numbers
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
+            running = self.reseed(running, iteration, generator)
         solution = self.solver(running)
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)

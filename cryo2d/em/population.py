@@ -11,9 +11,9 @@ from cryo2d.em.stats import SufficientStats
 class Reseed:
     """Replace classes that hardly any particle goes to.
 
-    A class with less than ``least`` of the mean share becomes a copy of one of the most populous
-    classes, disturbed by noise of the copy's own spectrum; each of the two keeps half the sums, so
-    that new particles soon outweigh what they share.
+    A class with less than ``least`` of the mean share becomes a copy of a populous class, disturbed
+    by noise of the copy's own amplitude. Source and copies share the sums in equal parts, so that
+    new particles soon outweigh what they have in common.
 
     Args:
         total: online iterations of the run.
@@ -23,8 +23,8 @@ class Reseed:
     """
 
     total: int
-    at: tuple[float, ...] = (0.25, 0.4, 0.55)
-    least: float = 0.25
+    at: tuple[float, ...] = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85)
+    least: float = 0.3
     disturbance: float = 0.3
 
     def __call__(
@@ -34,18 +34,21 @@ class Reseed:
         if iteration not in {round(part * self.total) for part in self.at}:
             return stats
         count = stats.count.sum(0)
-        dead = (count < self.least * count.mean()).nonzero()[:, 0]
+        is_dead = count < self.least * count.mean()
+        dead = is_dead.nonzero()[:, 0]
         if len(dead) == 0:
             return stats
-        source = count.argsort(descending=True)[: len(dead)]
-        dead = dead[: len(source)]
+        living = (~is_dead).nonzero()[:, 0]
+        order = living[count[living].argsort(descending=True)]
+        source = order[torch.arange(len(dead), device=order.device) % len(order)]
+        share = 1.0 / (1.0 + torch.bincount(source, minlength=len(count)))
         num, den, cnt = stats.num.clone(), stats.den.clone(), stats.count.clone()
-        noise = torch.view_as_complex(
-            torch.randn((*num[:, dead].shape, 2), generator=generator, device="cpu")
-        ).to(num.device)
-        amplitude = num[:, source].abs().square().mean(2, keepdim=True).sqrt()
+        num *= share[:, None, None]
+        den *= share[:, None]
+        cnt *= share
         for tensor in (num, den, cnt):
-            tensor[:, source] *= 0.5
             tensor[:, dead] = tensor[:, source]
-        num[:, dead] += 0.5 * self.disturbance * amplitude * noise
+        noise = torch.view_as_complex(torch.randn((*num[:, dead].shape, 2), generator=generator))
+        amplitude = num[:, source].abs().square().mean(2, keepdim=True).sqrt()
+        num[:, dead] += self.disturbance * amplitude * noise.to(num.device)
         return SufficientStats(num, den, cnt, stats.power, stats.particles)

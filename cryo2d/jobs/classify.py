@@ -273,7 +273,7 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
             recenter=recenter,
             reseed=reseed,
             upright=upright,
-            generator=torch.Generator().manual_seed(cfg.seed),
+            seed=cfg.seed,
         )
 
     return make

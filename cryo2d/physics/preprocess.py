@@ -93,7 +93,7 @@ class WeightedImages:
         scale: contrast scale alpha ``[n]``.
         half: half-set ``[n]``.
         optics: optics group ``[n]``.
-        power: sum |X|^2 / sigma^2 ``[n]``.
+        power: |X|^2 / sigma^2 summed over each ring ``[n s]``.
     """
 
     rings: Tensor
@@ -138,8 +138,9 @@ def weigh(
         scale=batch.scale,
         half=batch.half,
         optics=batch.optics,
-        power=(torch.view_as_real(batch.rings).square().sum(-1).mean(1) * precision)
-        @ grid.ring_weights.to(device),
+        power=torch.view_as_real(batch.rings).square().sum(-1).mean(1)
+        * precision
+        * grid.ring_weights.to(device),
     )
 
 

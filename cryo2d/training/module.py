@@ -139,6 +139,7 @@ class Classification(pl.LightningModule):
                 self.grid, self.model.num_classes, len(self.model.noise), self.device
             )
         self._visits = VisitLog()
+        self._found = {name: value.to(self.device) for name, value in self._found.items()}
 
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
@@ -165,10 +166,15 @@ class Classification(pl.LightningModule):
             accumulate(self._stats, self.grid, images, posterior)
         best = candidates.poses[posterior.best]
         add_residual(self._stats, self.grid, images, best, self._scorer.harmonics)
-        found = posterior.assignments(images.power, batch.scale, self.pixel_size)
+        power = images.power[:, self._band(iteration)].sum(1)
+        found = posterior.assignments(power, batch.scale, self.pixel_size)
         self._record(batch.index, found)
         if self.trainer.is_last_batch:
             self._finish(iteration, uncertainty)
+
+    def _band(self, iteration: int) -> slice:
+        """Rings that an iteration aligns on."""
+        return slice(self.settings.first_ring, self.settings.rings(iteration))
 
     def _record(self, index: Tensor, found: Assignments) -> None:
         """Keep what was found for the visited particles."""
@@ -204,6 +210,7 @@ class Classification(pl.LightningModule):
             solution,
             self.model,
             frequency=self.frequency,
+            samples=float(self.grid.ring_weights[self._band(iteration)].sum()),
             iteration=iteration,
             num_iterations=self.plan.total,
             full=full,
@@ -237,6 +244,4 @@ class Classification(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the assignments back."""
-        self._found = {
-            name: value.to(self.device) for name, value in checkpoint["assignments"].items()
-        }
+        self._found = dict(checkpoint["assignments"])

@@ -46,6 +46,7 @@ def summarize(
     model: ClassModel,
     *,
     frequency: Tensor,
+    samples: float,
     iteration: int,
     num_iterations: int,
     full: bool,
@@ -54,12 +55,14 @@ def summarize(
     step_size: float,
     seconds: float,
 ) -> IterationSummary:
-    """Collect one iteration; see :class:`cryo2d.types.IterationSummary` for the fields."""
+    """Collect one iteration; see :class:`cryo2d.types.IterationSummary` for the fields.
+
+    ``samples`` is the number of Fourier samples that chi-squared runs over.
+    """
     classes = visits.column("class_index")
     counts = torch.bincount(classes, minlength=model.num_classes)
     posteriors, ess = visits.column("class_posterior"), visits.column("class_ess")
     weights, frc = model.weights.cpu(), solution.frc.cpu()
-    area = 2.0 * torch.pi * torch.arange(1, frc.shape[1] + 1)
     limits = [resolution_at(frc, frequency, threshold) for threshold in (0.5, 0.143)]
     return IterationSummary(
         iteration=iteration,
@@ -71,7 +74,7 @@ def summarize(
         particles=len(classes),
         seconds=seconds,
         effective_classes=effective_number(weights),
-        mean_error=float(visits.error().mean() / area.sum()),
+        mean_error=float(visits.error().mean()) / samples,
         averages=solution.averages.cpu(),
         counts=counts,
         weights=weights,

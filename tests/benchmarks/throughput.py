@@ -100,7 +100,9 @@ def main() -> None:
             cells = [f"{1e3 * clock[part] / options.visits:.3f}" for part in PARTS]
             total = 1e3 * sum(clock.values()) / options.visits
             text = " | ".join(cells)
-            print(f"| {num_classes} | {box} | {candidates:.1f} | {text} | {total:.3f} |", flush=True)
+            print(
+                f"| {num_classes} | {box} | {candidates:.1f} | {text} | {total:.3f} |", flush=True
+            )
 
 
 if __name__ == "__main__":

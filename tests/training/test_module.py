@@ -81,7 +81,7 @@ def module_of(data: Synthetic, **settings) -> Classification:
             noise=NoiseModel(),
             recenter=Recenter(),
             reseed=reseed,
-            generator=torch.Generator().manual_seed(1),
+            seed=1,
         )
 
     return Classification(
