@@ -175,12 +175,8 @@ def lay_tubes(
     offset = np.clip(rng.normal(size=(number, 2)), -3.0, 3.0) * shift_sigma / pixel_size
     centre = middle[tube] + (along / pixel_size - 0.5 * length)[:, None] * direction[tube] - offset
     species = tube % helices
-    rise = np.array([helix.rise for helix in HELICES])[species]
-    twist = np.radians([helix.twist for helix in HELICES])[species]
-    # the lattice seen from a pick: whole subunits on are a turn, the rest is a shift
-    passed = np.floor(along / rise)
-    rest = (along - passed * rise) / pixel_size
-    turns = [_lying(angle[t], roll[t] + n * w) for t, n, w in zip(tube, passed, twist, strict=True)]
+    turn, rest = _lattice(along, species)
+    turns = [_lying(angle[t], roll[t] + w) for t, w in zip(tube, turn, strict=True)]
     kind = np.full(number, Kind.GOOD, dtype=np.int64)
     junk = rng.permutation(number)[: round(junk_fraction * number)]
     kind[junk] = 1 + np.arange(len(junk)) % 3
@@ -193,7 +189,7 @@ def lay_tubes(
         view=np.where(good, species, -1),
         psi=np.where(good, psi, np.nan),
         rotation=np.stack(turns),
-        shift=offset - rest[:, None] * direction[tube],
+        shift=offset - rest[:, None] / pixel_size * direction[tube],
         scale=scale / scale.mean(),
     )
     return Segments(
@@ -204,3 +200,18 @@ def lay_tubes(
         angle=angle[tube],
         track=along,
     )
+
+
+def _lattice(
+    along: NDArray[np.float64], species: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lattice seen from a pick: whole subunits on are a turn (radian), the rest is left over.
+
+    Args:
+        along: distance from the tube's first pick (Angstrom) ``[n]``.
+        species: index of the helix ``[n]``.
+    """
+    rise = np.array([helix.rise for helix in HELICES])[species]
+    passed = np.floor(along / rise)
+    turn = passed * np.radians([helix.twist for helix in HELICES])[species]
+    return turn, along - passed * rise
