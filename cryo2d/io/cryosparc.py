@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from cryo2d.errors import InputError, Problem
+from cryo2d.io.carried import star_from_cs
 from cryo2d.io.checks import Draft, ctf_problem, select_ctf
-from cryo2d.io.columns import CsColumns
+from cryo2d.io.columns import STAR_PREFIX, CsColumns
 from cryo2d.io.cs import check_uid, read_cs
 from cryo2d.io.loop import factorize
 from cryo2d.io.table import AlignmentColumns, CtfColumns, Locations, ParticleTable
@@ -208,7 +209,7 @@ def _locations(array: np.ndarray) -> Locations | None:
     names = array.dtype.names or ()
     needed = ("micrograph_path", "micrograph_shape", "center_x_frac", "center_y_frac")
     if any(f"location/{name}" not in names for name in needed):
-        return None
+        return _carried_locations(array)
     codes, values = factorize(array["location/micrograph_path"])
     texts = [plain_path(os.fsdecode(v)) for v in values.tolist()]
     shape = array["location/micrograph_shape"].astype(np.int64)
@@ -219,6 +220,36 @@ def _locations(array: np.ndarray) -> Locations | None:
         stored = array["location/micrograph_psize_A"].astype(np.float64)
         size = np.where(stored > 0, stored, np.nan)
     return Locations(np.array([*texts, None], dtype=object)[codes], x, y, size, shape)
+
+
+def _carried_locations(array: np.ndarray) -> Locations | None:
+    """Those of the star that a .cs was made from: unknown micrograph sizes leave no slot."""
+    labels = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")
+    names = array.dtype.names or ()
+    if any(STAR_PREFIX + label not in names for label in labels):
+        return None
+    star = star_from_cs(CsColumns(array))
+    assert star is not None
+    texts = star.rows.columns(star.rows.labels)
+    size = texts.get("rlnMicrographPixelSize")
+    group = texts.get("rlnOpticsGroup")
+    if size is None and group is not None and star.optics is not None:
+        optics = star.optics.columns(star.optics.labels)
+        stated = optics.get("rlnMicrographPixelSize")
+        if stated is not None and "rlnOpticsGroup" in optics:
+            found = dict(zip(optics["rlnOpticsGroup"].tolist(), stated.tolist(), strict=True))
+            distinct, codes = np.unique(group, return_inverse=True)
+            size = np.array([found.get(one, b"nan") for one in distinct.tolist()])[codes]
+    codes, values = factorize(texts["rlnMicrographName"])
+    micrographs = [os.fsdecode(value) for value in values.tolist()]
+    try:
+        x, y = (texts[label].astype(np.float64) for label in labels[1:])
+        known = np.full(len(array), np.nan) if size is None else size.astype(np.float64)
+    except ValueError:
+        return None
+    micrograph = np.array([*micrographs, None], dtype=object)[codes]
+    known = np.where(known > 0, known, np.nan)
+    return Locations(micrograph, x, y, known, np.zeros((len(array), 2), np.int64))
 
 
 def _alignment(array: np.ndarray, pixel_size: np.ndarray) -> AlignmentColumns | None:

@@ -125,7 +125,8 @@ def write_tables(
 def summary(facts: Mapping[str, object], counts: Mapping[str, int], folder: Path) -> str:
     """What the terminal shows."""
     total = counts["total"]
-    lines = [f"{total:,} particles on {facts['micrographs']:,} micrographs"]
+    place = f" on {facts['micrographs']:,} micrographs" if facts["micrographs"] else ""
+    lines = [f"{total:,} particles{place}"]
     lines += [f"  {name:9}{counts[name]:>12,}" for name in ("kept", "rejected", "excluded")]
     if counts["rejected"]:
         lines[2] += (

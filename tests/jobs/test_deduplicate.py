@@ -6,8 +6,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from cryo2d.errors import InputError
-from cryo2d.io.cs import build, write_array
-from cryo2d.io.particles import read_particles
+from cryo2d.io.cs import build, read_array, write_array
+from cryo2d.io.particles import read_particles, write_particles
 from cryo2d.jobs.deduplicate import run
 
 MICROGRAPH_PIXEL, PIXEL = 0.8, 3.2
@@ -36,6 +36,7 @@ def write_star(path: Path, *, size: bool = True, shift: bool = True, helical: bo
         "CoordinateY",
         "OpticsGroup",
         "ClassNumber",
+        "AnglePsi",
     ]
     labels += ["OriginXAngst", "OriginYAngst", "MaxValueProbDistribution"] if shift else []
     labels += ["HelicalTubeID"] if helical else []
@@ -43,7 +44,7 @@ def write_star(path: Path, *, size: bool = True, shift: bool = True, helical: bo
     for i, ((x, y), (dx, dy), p) in enumerate(
         zip(pick, held["offset"], held["posterior"], strict=True)
     ):
-        row = f"{i + 1:06d}@p.mrcs mic1.mrc {x:.3f} {y:.3f} 1 {i % 5 + 1}"
+        row = f"{i + 1:06d}@p.mrcs mic1.mrc {x:.3f} {y:.3f} 1 {i % 5 + 1} {7 * i}"
         row += f" {dx:.4f} {dy:.4f} {p:.6f}" if shift else ""
         rows.append(row + (" 3" if helical else ""))
     optics = "data_optics\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n_rlnImageSize\n"
@@ -126,6 +127,16 @@ def test_nothing_is_left_to_remove_from_what_a_removal_keeps(tmp_path):
     # through a star and through a .cs: the direction of the images' rows is not forgotten
     assert run(settings(folders[0] / "particles.star"), folders[1]) == kept
     assert run(settings(folders[1] / "particles.cs"), folders[2]) == kept
+
+
+def test_a_cs_made_from_a_star_knows_where_its_particles_are(tmp_path):
+    table, _ = read_particles(
+        write_star(tmp_path / "p.star"), require_ctf=False, require_stacks=False
+    )
+    write_particles(tmp_path / "p.cs", table)
+    fields = read_array(tmp_path / "p.cs").dtype.names
+    assert "location/center_x_frac" not in fields, "the size of the micrograph is not known"
+    assert run(settings(tmp_path / "p.cs"), tmp_path) == 60
 
 
 def test_every_column_survives(tmp_path):
