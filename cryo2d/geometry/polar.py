@@ -147,19 +147,18 @@ class PolarGrid:
     def harmonics(self, rings: Tensor) -> Tensor:
         """Circular harmonics c_m, m = 0 .. num_angles - 1: ``[... a s]`` -> ``[... m s]``."""
         half = self.num_angles // 2
-        even = torch.fft.rfft(rings.real, dim=-2)[..., :half, :]
-        turn = torch.exp(-1j * self.angles.to(rings.device))[:, None]
-        odd = 1j * torch.fft.fft(rings.imag * turn, dim=-2)[..., :half, :]
-        both = torch.stack((even, odd), dim=-2) / self.num_angles
-        return both.flatten(-3, -2)
+        even = torch.fft.rfft(rings.real, dim=-2, norm="forward")[..., :half, :]
+        turn = 1j * torch.exp(-1j * self.angles.to(rings.device))[:, None]
+        odd = torch.fft.fft(rings.imag * turn, dim=-2, norm="forward")[..., :half, :]
+        return torch.stack((even, odd), dim=-2).flatten(-3, -2)
 
     def from_harmonics(self, harmonics: Tensor) -> Tensor:
         """Polar samples from circular harmonics, the inverse of :meth:`harmonics`."""
         count = self.num_angles
         even, odd = harmonics[..., 0::2, :], harmonics[..., 1::2, :]
-        real = torch.fft.irfft(even, n=count, dim=-2) * count
-        turn = torch.exp(1j * self.angles.to(harmonics.device))[:, None]
-        imaginary = 2.0 * (turn * torch.fft.ifft(odd, n=count, dim=-2)).imag * count
+        real = torch.fft.irfft(even, n=count, dim=-2, norm="forward")
+        turn = 2.0 * torch.exp(1j * self.angles.to(harmonics.device))[:, None]
+        imaginary = (turn * torch.fft.ifft(odd, n=count, dim=-2, norm="forward")).imag
         return torch.complex(real, imaginary)
 
     def harmonic_weights(self) -> Tensor:

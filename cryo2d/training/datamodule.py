@@ -92,7 +92,7 @@ class Particles(pl.LightningDataModule):
     def batch_size(self) -> int:
         """Particles handled at once: what keeps the local search within its share of memory."""
         per_particle = self.grid.num_angles * self.grid.num_rings * 8 * 16
-        memory = 4e8
+        memory = 6e8
         if self.device.type == "cuda":
             memory = 0.1 * torch.cuda.mem_get_info(self.device)[0]
         return int(min(8192, max(32, memory / per_particle)))

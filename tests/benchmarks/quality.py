@@ -1,6 +1,6 @@
 """How well classes and poses are found on stacks whose truth is known.
 
-    python tests/benchmarks/quality.py --ruler score.py --seeds 1 2 3 SET... [-- key=value ...]
+    python tests/benchmarks/quality.py SET... --ruler score.py --seeds 1 2 3 [-- key=value ...]
 
 SET is a folder with particles.star and truth.npz, or the word ``demo`` for the program's own
 simulation. The ruler is a script that prints one JSON object for
