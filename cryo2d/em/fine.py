@@ -54,12 +54,14 @@ class RefinedPoses:
 
 
 def parabola_peak(before: Tensor, centre: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Offset (within a step) and gain over ``centre`` of the parabola through three values."""
+    """Offset of the parabola through three values, within a step, and its gain over ``centre``."""
     curve = before - 2.0 * centre + after
     slope = 0.5 * (after - before)
     offset = torch.where(curve < 0, -slope / curve.clamp(max=-1e-20), torch.zeros_like(curve))
     offset = offset.clamp(-1.0, 1.0)
-    return offset, slope * offset + 0.5 * curve * offset**2
+    # beyond half a step the height would be extrapolated, and classes would win by it
+    inside = offset.clamp(-0.5, 0.5)
+    return offset, slope * inside + 0.5 * curve * inside**2
 
 
 def effective_number(log_weights: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class OnlineEM(torch.optim.Optimizer):
         if self.reseed is not None and not whole:
             # a generator of each iteration's own: a resumed run draws the same numbers
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
-            running = self.reseed(running, iteration, generator)
+            running = self.reseed(running, stats.count.sum(0), iteration, generator)
         solution = self.solver(running)
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)
