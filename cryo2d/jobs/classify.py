@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,9 @@ from cryo2d.training.datamodule import Particles
 from cryo2d.training.module import Classification, EmSettings
 
 log = logging.getLogger(__name__)
+
+# Lightning calls what torch >= 2.11 has renamed; nothing a user can act on.
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
 def run(cfg: DictConfig, run_dir: Path) -> float:
