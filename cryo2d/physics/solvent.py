@@ -38,8 +38,8 @@ class SolventMask:
     """Soft masks of class averages: a circle, less the neighbours inside it.
 
     Outside the particle an average is set to the level of its solvent, which becomes zero. Bright
-    regions of the low-passed average that do not reach the central disc belong to neighbours; they
-    and a margin are masked too, except where the particle itself is.
+    regions of the low-passed average that touch the rim and do not reach the central disc belong to
+    neighbours; they and a margin are masked too, except where the particle itself is.
 
     Args:
         box: image size (pixel).
@@ -55,7 +55,7 @@ class SolventMask:
     outer: float
     neighbours: bool = True
     core: float = 0.35
-    threshold: float = 0.25
+    threshold: float = 0.3
 
     @property
     def circle(self) -> Tensor:
@@ -78,7 +78,9 @@ class SolventMask:
         peak = torch.where(core, low, -torch.inf).amax((1, 2))[:, None, None]
         bright = (low - level > self.threshold * (peak - level)) & inside & (peak > level)
         particle = grow(core.expand_as(bright), bright)
-        strangers = (bright & ~particle).float()
+        other = bright & ~particle
+        # what does not come in from outside is a loose part of the particle, not a neighbour
+        strangers = grow((radius >= 0.9 * self.outer).expand_as(other), other).float()
         width = 2 * math.ceil(self._smooth) + 1
         wide = max_pool2d(strangers[:, None], width, stride=1, padding=width // 2)[:, 0]
         wide = torch.where(particle, 0.0, wide)

@@ -238,7 +238,7 @@ def test_more_steps_change_nothing_once_converged(stats):
 def test_neighbours_are_solvent(device):
     y, x = np.indices((BOX, BOX)) - BOX // 2
     particle = np.exp(-(x**2 + y**2) / (2 * 4.0**2))
-    stranger = np.exp(-((x - 15) ** 2 + y**2) / (2 * 2.5**2))
+    stranger = np.exp(-((x - 18) ** 2 + y**2) / (2 * 2.5**2))
     images = torch.from_numpy(np.stack([particle, particle + stranger])).float()
     stats = to(statistics(images / images.std(), GRID, 3000.0), device)
     solver = ClampedSolver(GRID, SolventMask(BOX, 20.0, 22.0), FrcRegularizer())

@@ -90,3 +90,13 @@ def test_blank_averages_stay_blank(device):
     blank = torch.zeros((2, BOX, BOX), device=device)
     found = mask().flatten(blank, mask().masks(blank))
     assert float(found.abs().max()) == 0.0
+
+
+def test_a_loose_part_inside_is_kept_and_a_neighbour_from_outside_is_not(device):
+    particle = blob(0.0, 0.0, 2.0, device)
+    images = [particle + blob(x, 0.0, 2.0, device) for x in (11.0, 20.0)]
+    loose, neighbour = mask().masks(torch.stack(images))
+    assert torch.equal(loose, mask().circle.to(device))
+    centre = BOX // 2
+    assert float(neighbour[centre, centre + 20]) < 0.2 * float(loose[centre, centre + 20])
+    assert float(neighbour[centre, centre]) > 0.99
