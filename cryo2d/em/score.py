@@ -85,7 +85,7 @@ class PoseScorer:
             num_rotations=num_rotations,
             offset=jitter * rotation_step,
         )
-        fine_grid = PolarGrid(grid.box, rings, num_angles=grid.num_angles, padding=grid.padding)
+        fine_grid = grid.up_to(rings)
         self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
         reach = torch.pi * rings * search.extent / grid.box + 4  # J_m(z) is negligible for m > z
         self._fine = FineBank(

@@ -136,7 +136,7 @@ def add_residual(
         references: circular harmonics of the classes ``[k m s]``, with as many rings as were used.
     """
     rings = references.shape[-1]
-    part = PolarGrid(grid.box, rings, num_angles=grid.num_angles, padding=grid.padding)
+    part = grid.up_to(rings)
     model = form(part, references[poses.classes], poses.psi, poses.shift)
     model = model * images.ctf[:, :, :rings] * images.scale[:, None, None]
     residual = torch.cat((images.rings[:, :, :rings] - model, images.rings[:, :, rings:]), dim=-1)

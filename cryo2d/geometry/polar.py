@@ -12,7 +12,7 @@ transpose is the adjoint (O'Sullivan 1985, with a cubic kernel).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -55,6 +55,10 @@ class PolarGrid:
         if self.num_angles == 0:
             object.__setattr__(self, "num_angles", even_size(math.pi * self.num_rings))
         assert self.num_angles % 2 == 0
+
+    def up_to(self, num_rings: int) -> "PolarGrid":
+        """The innermost rings, at the same angles."""
+        return replace(self, num_rings=num_rings)
 
     @cached_property
     def padded(self) -> int:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from cryo2d.data.cache import ParticleCache
-from cryo2d.data.outcome import joined
+from cryo2d.data.outcome import extended
 from cryo2d.data.reader import iterate
 from cryo2d.data.sampler import VisitPlan, half_sets
 from cryo2d.errors import EnvironmentFault, InputError, Problem
@@ -146,10 +146,8 @@ class Particles(pl.LightningDataModule):
             )
         log.warning("%d particles cannot be used; excluded.star says why.", len(bad))
         kept = np.setdiff1d(np.arange(len(self.table)), bad)
-        tables = [part for part in (self.excluded.table, self.table.take(bad)) if len(part)]
-        self.excluded = Excluded(
-            tables[0] if len(tables) == 1 else joined(tables[0], tables[1]),
-            (*self.excluded.reasons, *(reasons[int(row)] for row in bad)),
+        self.excluded = extended(
+            self.excluded, self.table.take(bad), [reasons[int(row)] for row in bad]
         )
         self.table = self.table.take(kept)
 
