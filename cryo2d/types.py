@@ -87,6 +87,19 @@ class ParticleBatch(_Columns):
 
 
 @dataclass(frozen=True)
+class GivenPoses(_Columns):
+    """Poses that the particles came with.
+
+    Attributes:
+        psi: in-plane rotation image -> class ``[n]`` (radian).
+        shift: x and y shift image -> class, before the rotation ``[n 2]`` (Angstrom).
+    """
+
+    psi: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
 class Assignments(_Columns):
     """What the E-step found for each particle, all ``[n]`` but ``shift`` (``[n 2]``).
 

@@ -209,6 +209,24 @@ def unusable(table: ParticleTable, available: np.ndarray) -> dict[int, str]:
     return reasons
 
 
+def pose_problems(table: ParticleTable) -> list[Problem]:
+    """Why the particles cannot be used in the poses they came with."""
+    poses = table.poses
+    if poses is None:
+        expected = (
+            "rlnAnglePsi with rlnOriginXAngst, rlnOriginYAngst (or rlnOriginX, rlnOriginY), "
+            "or alignments2D/pose with alignments2D/shift"
+        )
+        action = "give the particles of an earlier classification, or set model.align=true"
+        return [Problem(table.source, "no poses", expected, action)]
+    named = {"rotation": poses.psi, "x shift": poses.shift[:, 0], "y shift": poses.shift[:, 1]}
+    return [
+        problem
+        for name, values in named.items()
+        for problem in row_problem(table, ~np.isfinite(values), values, f"the {name}", "a number")
+    ]
+
+
 def ctf_problem(source: str, missing: list[str]) -> Problem:
     """What to say of a file without (all) CTF columns."""
     found = f"no CTF columns {', '.join(missing)}"

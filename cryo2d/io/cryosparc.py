@@ -254,7 +254,7 @@ def _carried_locations(array: np.ndarray) -> Locations | None:
 
 def _alignment(array: np.ndarray, pixel_size: np.ndarray) -> AlignmentColumns | None:
     names = {n.removeprefix(ALIGNMENT) for n in array.dtype.names or () if n.startswith(ALIGNMENT)}
-    if not {"class", "pose", "shift"} <= names:
+    if not {"pose", "shift"} <= names:
         return None
     unit = array[ALIGNMENT + "psize_A"].astype(np.float64) if "psize_A" in names else pixel_size
     unit = np.where(unit > 0, unit, pixel_size)
@@ -263,9 +263,12 @@ def _alignment(array: np.ndarray, pixel_size: np.ndarray) -> AlignmentColumns | 
         for name in ALIGNMENT_VALUES
         if name in names
     }
-    split = array[ALIGNMENT + "split"].astype(np.int64) if "split" in names else None
+    class_index, split = (
+        array[ALIGNMENT + name].astype(np.int64) if name in names else None
+        for name in ("class", "split")
+    )
     return AlignmentColumns(
-        class_index=array[ALIGNMENT + "class"].astype(np.int64),
+        class_index=class_index,
         psi=array[ALIGNMENT + "pose"].astype(np.float64),
         shift=array[ALIGNMENT + "shift"].astype(np.float64) * unit[:, None],
         half=split,

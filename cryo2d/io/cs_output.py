@@ -192,18 +192,19 @@ def _micrograph_shapes(place: Locations, source: str) -> np.ndarray:
 def _alignment(table: ParticleTable, base: np.ndarray) -> dict[str, np.ndarray]:
     found = table.alignment
     assert found is not None
-    if found.class_index is None or found.psi is None or found.shift is None:
+    if found.psi is None or found.shift is None:
         return {}
     unit = table.pixel_size
     if not table.aligned and ALIGNMENT + "psize_A" in (base.dtype.names or ()):
         old = base[ALIGNMENT + "psize_A"].astype(np.float64)
         unit = np.where(old > 0, old, unit)
     fields = {
-        "class": found.class_index.clip(0).astype("<u4"),
         "pose": (found.psi % FULL_TURN).astype("<f4"),
         "shift": (found.shift / unit[:, None]).astype("<f4"),
         "psize_A": unit.astype("<f4"),
     }
+    if found.class_index is not None:
+        fields["class"] = found.class_index.clip(0).astype("<u4")
     if found.half is not None:
         fields["split"] = found.half.clip(0).astype("<u4")
     for name in ALIGNMENT_VALUES:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.io import cs_output, star_output
-from cryo2d.io.checks import Draft, check
+from cryo2d.io.checks import Draft, check, pose_problems
 from cryo2d.io.columns import CsColumns, StarColumns
 from cryo2d.io.cryosparc import read_cs_draft
 from cryo2d.io.cs import NUMPY_MAGIC, STREAM_MAGIC
@@ -24,6 +24,7 @@ from cryo2d.io.table import (
     Excluded,
     Locations,
     ParticleTable,
+    PoseColumns,
 )
 
 __all__ = [
@@ -33,7 +34,9 @@ __all__ = [
     "Excluded",
     "Locations",
     "ParticleTable",
+    "PoseColumns",
     "StarColumns",
+    "pose_problems",
     "read_particles",
     "write_particles",
 ]

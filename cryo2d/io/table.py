@@ -92,6 +92,21 @@ class AlignmentColumns(_ParticleColumns):
 
 
 @dataclass(frozen=True)
+class PoseColumns(_ParticleColumns):
+    """In-plane poses that the particles came with (conventions: geometry/transform.py).
+
+    Attributes:
+        psi: in-plane rotation image -> class ``[n]`` (radian).
+        shift: x and y shift image -> class, before the rotation ``[n 2]`` (Angstrom).
+        class_index: class they refer to, 0-based ``[n]`` (int64), or None.
+    """
+
+    psi: np.ndarray
+    shift: np.ndarray
+    class_index: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Locations(_ParticleColumns):
     """Where the particles were picked, in RELION's frame: origin top-left, y down.
 
@@ -157,6 +172,14 @@ class ParticleTable:
     def is_filament(self) -> bool:
         """Whether the input has helical columns."""
         return self.columns is not None and not HELICAL_COLUMNS.isdisjoint(self.columns.names)
+
+    @property
+    def poses(self) -> PoseColumns | None:
+        """Rotations and shifts of the particles, or None if either is missing."""
+        found = self.alignment
+        if found is None or found.psi is None or found.shift is None:
+            return None
+        return PoseColumns(found.psi, found.shift, found.class_index)
 
     def take(self, rows: np.ndarray) -> "ParticleTable":
         """The table of some particles (indices or a boolean mask ``[n]``), in that order."""

@@ -15,7 +15,7 @@ from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.io.particles import CtfColumns, Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor
-from cryo2d.types import CtfParams, ParticleBatch
+from cryo2d.types import CtfParams, GivenPoses, ParticleBatch
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,23 @@ class Particles(pl.LightningDataModule):
     def grid(self) -> PolarGrid:
         """Polar grid of the particles."""
         return self.preprocessor.grid
+
+    @property
+    def given_poses(self) -> GivenPoses | None:
+        """Poses that the usable particles came with (float32, CPU); None if they have none."""
+        poses = self.table.poses
+        if poses is None:
+            return None
+        psi, shift = torch.from_numpy(poses.psi), torch.from_numpy(poses.shift)
+        return GivenPoses(psi.float(), shift.float())
+
+    @property
+    def given_classes(self) -> torch.Tensor | None:
+        """Classes that the usable particles came with, 0-based ``[n]`` (int64, CPU), or None."""
+        found = self.table.alignment
+        if found is None or found.class_index is None:
+            return None
+        return torch.from_numpy(found.class_index)
 
     @property
     def batch_size(self) -> int:
