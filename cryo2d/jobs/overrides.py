@@ -14,11 +14,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs import settings
+from cryo2d.jobs.rules import Condition, OrNull
 from cryo2d.jobs.settings import COMMAND_LINE
 
 LISTED_SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 # More values of one swept setting than this are checked when their run starts.
 CHECKED_VALUES = 50
+
+
+def quoted(job: str, text: str) -> str:
+    """An override as Hydra can read it: a rule over columns is put in quotes if it has none."""
+    key, _, value = text.partition("=")
+    rule = settings.SETTINGS[job].get(key)
+    rule = rule.rule if isinstance(rule, OrNull) else rule
+    if not isinstance(rule, Condition) or value[:1] in ("", '"', "'") or value == "null":
+        return text
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def check(

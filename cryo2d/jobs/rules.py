@@ -142,6 +142,26 @@ class Text:
         return self.noun
 
 
+@dataclass(frozen=True)
+class Condition:
+    """A rule over columns, as :mod:`cryo2d.jobs.expressions` reads it.
+
+    Attributes:
+        example: for the message.
+    """
+
+    example: str
+
+    def accepts(self, value: Any) -> bool:
+        """A text; what it says is checked when the columns are known."""
+        return isinstance(value, str) and bool(value.strip())
+
+    @property
+    def expected(self) -> str:
+        """An example."""
+        return f"a rule such as '{self.example}'"
+
+
 class Choice:
     """One of some words."""
 

@@ -4,7 +4,8 @@ import pytest
 
 from cryo2d.cli import config_dir
 from cryo2d.errors import InputError
-from cryo2d.jobs import overrides
+from cryo2d.jobs import overrides, settings
+from cryo2d.jobs.rules import Condition, OrNull, Whole
 
 
 def report(*typed: str, job: str = "classify", **options: object) -> str:
@@ -101,3 +102,13 @@ def test_the_folder_of_a_run_is_not_used_again(tmp_path: Path):
     assert report(f"hydra.run.dir='{tmp_path}'") == ""
     (tmp_path / ".hydra").mkdir()
     assert "the folder of a run" in report(f"hydra.run.dir='{tmp_path}'")
+
+
+def test_a_rule_needs_no_quotes_of_its_own(monkeypatch):
+    rules = {"rules": OrNull(Condition("a > 1")), "seed": Whole()}
+    monkeypatch.setitem(settings.SETTINGS, "simulate", rules)
+    assert (
+        overrides.quoted("simulate", "rules=a>1 and b in [1, 2]") == "rules='a>1 and b in [1, 2]'"
+    )
+    for text in ("rules='a>1'", 'rules="a>1"', "rules=null", "rules=", "seed=1", "rules"):
+        assert overrides.quoted("simulate", text) == text
