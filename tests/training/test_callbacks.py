@@ -13,6 +13,8 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cryo2d.io.averages import read_class_averages
+from cryo2d.training.callbacks.averages import Averages
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
 from cryo2d.training.callbacks.metrics import Metrics, append_row, metrics_of, read_rows
 from cryo2d.training.callbacks.montage import Montage
@@ -77,6 +79,23 @@ def test_montage_and_metrics_reach_files_and_loggers(tmp_path: Path):
     expected = [metrics_of(make_summary(i)) for i in range(3)]
     for row, wanted in zip(rows, expected, strict=True):
         assert row == pytest.approx(wanted, rel=1e-5)
+
+
+def test_averages_can_be_looked_at_while_a_run_goes_on(tmp_path: Path):
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            seen.append(read_class_averages(tmp_path))
+            assert not (tmp_path / "manifest.json").exists(), "the run is not finished"
+
+    (tmp_path / "manifest.json").touch()
+    fit(tmp_path, [Averages(), Watch()])
+    assert [averages.iteration for averages in seen] == [1, 2, 3]
+    summary = make_summary(2)
+    np.testing.assert_array_equal(seen[2].images, summary.averages)
+    np.testing.assert_array_equal(seen[2].columns["count"], summary.counts)
+    np.testing.assert_allclose(seen[2].rings.frc, summary.frc, atol=1e-6)
 
 
 def test_metrics_of_a_run_without_resolutions():

@@ -14,6 +14,7 @@ from cryo2d.data.outcome import DuplicateRule, Outcome, settle
 from cryo2d.io.atomic import atomic_write
 from cryo2d.io.averages import write_class_averages
 from cryo2d.io.particles import ParticleTable, write_particles
+from cryo2d.training.callbacks.averages import class_averages
 from cryo2d.training.callbacks.metrics import read_rows
 from cryo2d.training.callbacks.montage import log_image
 from cryo2d.training.callbacks.run import data_of, run_of
@@ -95,7 +96,7 @@ class Export(Callback):
             mask_diameter=self.mask_diameter,
         )
         files = write_particle_files(folder, outcome)
-        files += write_averages(folder, gallery)
+        files += write_class_averages(folder, class_averages(summary, table, run.pixel_size))
         pictures = gallery.draw()
         files += write_pictures(folder, pictures)
         log_image(trainer, "classes_final", gallery.montage, summary.iteration)
@@ -179,25 +180,6 @@ def write_particle_files(folder: Path, outcome: Outcome) -> list[str]:
             # of an earlier end of the same run
             (folder / name).unlink(missing_ok=True)
     return written
-
-
-def write_averages(folder: Path, gallery: Gallery) -> list[str]:
-    """Write the class averages with their numbers; the names of the files, in the folder."""
-    table = gallery.table
-    write_class_averages(
-        folder,
-        gallery.summary.averages.float().numpy(),
-        gallery.pixel_size,
-        {
-            "count": table.count,
-            # RELION too writes inf where a class has no resolution
-            "resolution": np.nan_to_num(table.resolution, nan=np.inf, posinf=np.inf),
-            "resolution_half": np.nan_to_num(table.resolution_half, nan=np.inf, posinf=np.inf),
-            "ess": table.ess,
-            "posterior": table.posterior,
-        },
-    )
-    return [f"class_averages.{kind}" for kind in ("mrcs", "star", "cs")]
 
 
 def write_pictures(folder: Path, pictures: list[Picture]) -> list[str]:
