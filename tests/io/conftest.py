@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from particle_files import COUNT, cs_array, write_cs_file
 
 from cryo2d.io.mrc import write_stack
+from cryo2d.io.particles import AlignmentColumns
 
 BOX = 16
 PIXEL_SIZE = 1.5
@@ -90,3 +92,30 @@ def star_path(folder: Path) -> Path:
     path = folder / "particles.star"
     path.write_text(particles_31())
     return path
+
+
+@pytest.fixture
+def cs_path(folder: Path) -> Path:
+    """A .cs in a job folder; its stack is named relative to the project folder."""
+    (folder / "J1" / "imported").mkdir(parents=True)
+    (folder / "stack.mrcs").rename(folder / "J1" / "imported" / "stack.mrcs")
+    (folder / "J5").mkdir()
+    return write_cs_file(folder / "J5" / "particles.cs", cs_array())
+
+
+@pytest.fixture
+def found() -> AlignmentColumns:
+    """What a run could have found."""
+    rng = np.random.default_rng(5)
+    names = (
+        *("class_posterior", "class_ess", "pose_ess", "shift_ess", "error", "image_pow"),
+        *("cross_cor", "slice_pow", "alpha", "alpha_min"),
+    )
+    values = {name: rng.uniform(0, 2, COUNT).astype(np.float32) for name in names}
+    return AlignmentColumns(
+        class_index=np.array([0, 3, 1, 1, 2, 7]),
+        psi=np.radians([0.0, 30, -30, 200, 359.5, 90]),
+        shift=np.array([[0, 0], [1.5, -3], [-4.5, 0.75], [3, 3], [0.15, 0], [0, -0.3]]),
+        half=np.array([0, 1, 0, 1, 1, 0]),
+        **values,
+    )

@@ -6,10 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import starfile
+from cryosparc.dataset import Dataset
 
 from cryo2d.errors import InputError
 from cryo2d.io.cs import build, write_array
-from cryo2d.io.particles import ParticleTable, pose_problems, read_particles, write_particles
+from cryo2d.io.particles import (
+    AlignmentColumns,
+    ParticleTable,
+    pose_problems,
+    read_particles,
+    write_particles,
+)
 
 PIXEL_SIZE = 1.5
 PSI = np.array([0.0, 30.5, -170.25, 359.0, 90.0, 12.125])
@@ -113,3 +121,55 @@ def test_a_pose_that_is_no_number_is_named(folder: Path, star_text: Callable[...
     text = with_columns(star_text(), columns | {"rlnAnglePsi": psi})
     (problem,) = pose_problems(read(folder, text))
     assert problem.row == table.source_row[2]
+
+
+def test_poses_in_star_are_degrees_and_angstrom(star_path: Path, found: AlignmentColumns) -> None:
+    table, _ = read_particles(star_path)
+    out = star_path.parent / "out.star"
+    write_particles(out, table.with_alignment(found), averages="class_averages.mrcs")
+    blocks = starfile.read(out)
+    rows = blocks["particles"]
+    np.testing.assert_allclose(rows["rlnAnglePsi"], [0, 30, -30, 200, 359.5, 90], atol=1e-6)
+    np.testing.assert_allclose(rows["rlnOriginXAngst"], [0, 1.5, -4.5, 3, 0.15, 0], atol=1e-6)
+    np.testing.assert_allclose(rows["rlnOriginYAngst"], [0, -3, 0.75, 3, 0, -0.3], atol=1e-6)
+    assert rows["rlnClassNumber"].tolist() == [1, 4, 2, 2, 3, 8]
+    assert rows["rlnRandomSubset"].tolist() == [1, 2, 1, 2, 2, 1]
+    np.testing.assert_allclose(
+        rows["rlnMaxValueProbDistribution"], found.class_posterior, atol=1e-6
+    )
+    for label, name in {"ClassEss": "class_ess", "AlphaMin": "alpha_min"}.items():
+        np.testing.assert_allclose(rows["cryo2d" + label], getattr(found, name), atol=1e-6)
+    assert blocks["cryo2d"]["cryo2dClassAverages"].item() == "class_averages.mrcs"
+
+
+def test_poses_in_cs_are_radian_and_pixels(star_path: Path, found: AlignmentColumns) -> None:
+    table, _ = read_particles(star_path)
+    out = star_path.parent / "out.cs"
+    write_particles(out, table.with_alignment(found))
+    data = Dataset.load(str(out))
+    np.testing.assert_allclose(
+        data["alignments2D/pose"], np.radians([0, 30, 330, 200, 359.5, 90]), rtol=1e-6
+    )
+    assert found.shift is not None
+    np.testing.assert_allclose(data["alignments2D/shift"], found.shift / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(data["alignments2D/psize_A"], 1.5)
+    assert data["alignments2D/class"].tolist() == [0, 3, 1, 1, 2, 7]
+    assert data["alignments2D/split"].tolist() == [0, 1, 0, 1, 1, 0]
+    kinds = {"class": "<u4", "split": "<u4", "pose": "<f4", "class_ess": "<f4", "error": "<f4"}
+    for name, kind in kinds.items():
+        assert data["alignments2D/" + name].dtype == kind
+
+
+@pytest.mark.parametrize("suffix", [".star", ".cs"])
+def test_written_poses_read_back(star_path: Path, found: AlignmentColumns, suffix: str) -> None:
+    table, _ = read_particles(star_path)
+    out = star_path.with_name("out" + suffix)
+    write_particles(out, table.with_alignment(found))
+    again = read_particles(out)[0].alignment
+    assert again is not None
+    for name, values in vars(found).items():
+        got = getattr(again, name)
+        if name == "psi":
+            turn = 2 * np.pi
+            got, values = got % turn, values % turn
+        np.testing.assert_allclose(got, values, atol=1e-6, err_msg=name)
