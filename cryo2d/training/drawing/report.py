@@ -12,7 +12,37 @@ from PIL import Image
 from cryo2d.training.drawing import style
 from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.gallery import Picture
-from cryo2d.training.drawing.montage import grey_levels
+from cryo2d.training.drawing.montage import ANGSTROM, grey_levels
+
+CLASS_LABELS = (
+    "class",
+    "particles",
+    "% of all",
+    f"resolution ({ANGSTROM}) FRC 0.143",
+    f"resolution ({ANGSTROM}) FRC 0.5",
+    "mean ESS",
+    "mean posterior",
+)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where the particles of the input went, as a sentence.
+
+    Attributes:
+        total: rows read.
+        parts: name of each place -> rows that went there.
+    """
+
+    total: int
+    parts: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        assert self.total == sum(self.parts.values()), self
+
+    def __str__(self) -> str:
+        parts = " + ".join(f"{count:,} {name}" for name, count in self.parts.items())
+        return f"{self.total:,} particles read = {parts}"
 
 
 @dataclass(frozen=True)
@@ -34,6 +64,42 @@ class Counts:
     def __post_init__(self) -> None:
         assert self.total == self.classified + self.rejected + self.excluded, self
 
+    def __str__(self) -> str:
+        parts = {"classified": self.classified, "duplicates": self.rejected}
+        return str(Flow(self.total, parts | {"excluded": self.excluded}))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        cells: what is shown, and the number or text it is sorted by.
+        picture: PNG in front of it; empty for a blank.
+        empty: whether it is set apart by colour.
+    """
+
+    cells: Sequence[tuple[str, str]]
+    picture: bytes = b""
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page that can be sorted by any column.
+
+    Attributes:
+        heading: above it.
+        labels: of the columns.
+        rows: from top to bottom.
+        pictures: whether a picture stands in front of each row.
+    """
+
+    heading: str
+    labels: Sequence[str]
+    rows: Sequence[Row]
+    pictures: bool = False
+
 
 @dataclass(frozen=True)
 class Report:
@@ -41,7 +107,7 @@ class Report:
 
     Attributes:
         title: of the page.
-        source: file that was classified.
+        source: file that was read.
         counts: where the particles went.
         facts: headline label -> value.
         notes: sentences the reader should see first.
@@ -54,7 +120,7 @@ class Report:
 
     title: str
     source: str
-    counts: Counts
+    counts: Counts | Flow
     facts: Mapping[str, str]
     notes: Sequence[str]
     pictures: Sequence[Picture]
@@ -80,37 +146,45 @@ def render_report(
         order: class numbers from top to bottom.
         radius: of the mask (pixel).
     """
+    return render_page(report, [class_table(averages, table, order, radius)])
+
+
+def render_page(report: Report, tables: Sequence[Table] = ()) -> str:
+    """The page of any job as HTML text that needs no other file and no network."""
     # autoescape: column values and paths come from the user's files
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["data_url"] = data_url
     environment.filters["size"] = readable_size
     source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        report=report, rows=_rows(averages, table, order, radius), style=style
-    )
+    return environment.from_string(source).render(report=report, tables=tables, style=style)
 
 
-def _rows(
+def class_table(
     averages: np.ndarray, table: ClassTable, order: np.ndarray, radius: float | None
-) -> list[dict[str, object]]:
+) -> Table:
+    """The classes with a picture and the numbers of each, for :func:`render_page`."""
     levels = grey_levels(averages, radius)
     share = table.share
-    rows: list[dict[str, object]] = []
+    rows = []
     for k in order:
-        values = {
-            "particles": (f"{table.count[k]:,}", table.count[k]),
-            "share": (number(share[k], 2), share[k]),
-            "resolution": (number(table.resolution[k], 1), table.resolution[k]),
-            "resolution_half": (number(table.resolution_half[k], 1), table.resolution_half[k]),
-            "ess": (number(table.ess[k], 2), table.ess[k]),
-            "posterior": (number(table.posterior[k], 3), table.posterior[k]),
-        }
-        # the sort key of a missing number: always at the end of an ascending list
-        cells = [(text, f"{v:.6g}" if np.isfinite(v) else "1e30") for text, v in values.values()]
         empty = bool(table.count[k] == 0)
-        picture = b"" if empty else thumbnail(levels[k])
-        rows.append({"number": int(k), "empty": empty, "picture": picture, "cells": cells})
-    return rows
+        cells = [
+            cell(int(k)),
+            cell(int(table.count[k])),
+            cell(share[k], 2),
+            cell(table.resolution[k], 1),
+            cell(table.resolution_half[k], 1),
+            cell(table.ess[k], 2),
+            cell(table.posterior[k], 3),
+        ]
+        rows.append(Row(cells, b"" if empty else thumbnail(levels[k]), empty))
+    return Table("Table of classes", CLASS_LABELS, rows, pictures=True)
+
+
+def cell(value: float | int, digits: int = 0) -> tuple[str, str]:
+    """A number as it is shown and as it is sorted: one that is missing comes last."""
+    text = f"{value:,}" if isinstance(value, int) else number(value, digits)
+    return text, f"{value:.6g}" if np.isfinite(value) else "1e30"
 
 
 def thumbnail(levels: np.ndarray, edge: int = 72) -> bytes:
