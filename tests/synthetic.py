@@ -28,6 +28,7 @@ class Synthetic:
     Attributes:
         grid: polar grid.
         images: windowed particles in real space ``[n y x]``.
+        raw: the same without the window.
         sigma2: power of the noise on every ring.
         classes: picture that each particle shows ``[n]``.
         psi: its rotation image -> class ``[n]`` (radian).
@@ -38,6 +39,7 @@ class Synthetic:
 
     grid: PolarGrid
     images: Tensor
+    raw: Tensor
     sigma2: float
     classes: Tensor
     psi: Tensor
@@ -140,6 +142,7 @@ def synthetic(
     return Synthetic(
         grid=PolarGrid(box, rings),
         images=images.float() * window,
+        raw=images.float(),
         sigma2=sigma**2 * float(window.square().mean()) if sigma else 1.0,
         classes=torch.from_numpy(classes),
         psi=torch.from_numpy(psi).float(),

@@ -26,7 +26,9 @@ OPTIONS = sorted(
 
 
 # Settings without a default.
-NEEDED = {"deduplicate": ["data.path=particles.star"]}
+NEEDED = {
+    "deduplicate": ["data.path=particles.star"],
+}
 
 
 def composed(job: str, *overrides: str) -> DictConfig:

@@ -134,6 +134,12 @@ SIMULATION: Mapping[str, Rule] = {
     "simulation.seed": OrNull(Whole()),
 }
 
+SOURCE: Mapping[str, Rule] = {
+    "run": OrNull(Text("the folder of a classification")),
+    "data.path": OrNull(Text("a .star or .cs file")),
+    "data.passthrough": Several(Text("a .cs file")),
+}
+
 SETTINGS: Mapping[str, Mapping[str, Rule]] = {
     "classify": {
         **DATA,
@@ -149,6 +155,23 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         "resume": OrNull(Text("the folder of a run")),
     },
     "simulate": {**SIMULATION, **RANDOM, **RUN},
+    "reconstruct": {
+        **SOURCE,
+        "data.invert": OrNull(Flag()),
+        "data.int8_signed": Flag(),
+        "average.pixel_size": OrNull(Real(above=0, unit="A")),
+        "average.box": OrNull(Even(16)),
+        "model.mask_diameter": OrNull(Real(above=0, unit="A")),
+        "model.mask_diameter_outer": OrNull(Real(above=0, unit="A")),
+        "model.remove_neighbours": OrNull(Flag()),
+        "model.ctf": OrNull(Choice("full", "flip", "none")),
+        "model.recenter": Flag(),
+        "hardware.device": Choice("auto", "cpu", "cuda"),
+        "hardware.threads": OrNull(Whole(1)),
+        "hardware.memory": Real(above=0, unit="GB"),
+        **RANDOM,
+        **RUN,
+    },
     "deduplicate": {
         "data.path": Text("a .star or .cs file (data.path=particles.star)"),
         "data.passthrough": Several(Text("a .cs file")),

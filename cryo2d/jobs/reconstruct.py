@@ -1,0 +1,304 @@
+"""Job ``reconstruct``: class averages from given classes, poses and shifts, at any size."""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from cryo2d.data.outcome import extended
+from cryo2d.data.sampler import half_sets
+from cryo2d.em.solve import Recenter
+from cryo2d.errors import EnvironmentFault, InputError, Problem
+from cryo2d.geometry.transform import rotate_vector
+from cryo2d.io.averages import ClassAverages, Rings
+from cryo2d.io.particles import AlignmentColumns, ParticleTable
+from cryo2d.jobs.delivery import Delivery
+from cryo2d.jobs.source import Source, class_count, read_source
+from cryo2d.physics.preprocess import TRANSFER, Preprocessor
+from cryo2d.training.assembly import Frame
+from cryo2d.training.drawing.classes import ClassTable, number
+from cryo2d.training.drawing.curves import draw_frc
+from cryo2d.training.drawing.gallery import FRC, Picture
+from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
+from cryo2d.training.drawing.report import Flow, class_table
+from cryo2d.training.drawing.similarity import similarity_order
+from cryo2d.training.drawing.style import image_png
+from cryo2d.training.reconstruction import Reconstruction, Reconstructor
+
+log = logging.getLogger(__name__)
+
+MONTAGE = (
+    "Below each average: particles and class number; resolution where the half-set FRC falls "
+    "below 0.143 and mean effective number of classes of its particles."
+)
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the averages.
+
+    Attributes:
+        field: pixels along the whole field of view of the images.
+        box: pixels of the averages.
+        pixel_size: of both (Angstrom).
+    """
+
+    field: int
+    box: int
+    pixel_size: float
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """Images ``[... y x]`` of the field cut to the box, or padded with 0, about the centre."""
+        before = self.box // 2 - self.field // 2
+        after = self.box - self.field - before
+        return torch.nn.functional.pad(images, (before, after, before, after))
+
+
+def run(cfg: DictConfig, run_dir: Path) -> float:
+    """Average the particles of each class from the raw images.
+
+    Args:
+        cfg: composed configuration of the job.
+        run_dir: folder that everything is written to.
+
+    Returns:
+        Median resolution of the classes at FRC 0.143 (Angstrom), for sweeps.
+
+    Raises:
+        InputError: for anything wrong with the particles, or sizes that do not fit.
+        EnvironmentFault: if the device is missing.
+    """
+    threads = cfg.hardware.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    source = read_source(cfg, require_stacks=True)
+    transfer = source.inherited(cfg.model.ctf, "model.ctf", "full")
+    check_ctf(source, transfer)
+    source.alignment("class_index", "psi", "shift")
+    scale = scale_of(cfg, source.table)
+    frame = frame_of(cfg, source, scale)
+    half = halves_of(source, cfg.seed)
+    found = source.table.alignment
+    assert found is not None
+    assert found.class_index is not None
+    reconstructor = Reconstructor(
+        frame,
+        preprocessor_of(cfg, source, frame),
+        TRANSFER[transfer],
+        recenter=Recenter(max_step=frame.box / 4) if cfg.model.recenter else None,
+        device=device_of(cfg.hardware.device),
+        threads=threads,
+        int8_signed=cfg.data.int8_signed,
+        memory=cfg.hardware.memory * GIGABYTE,
+    )
+    made, bad = reconstructor(source.table, half, class_count(found.class_index))
+    return deliver(run_dir, source, half, frame, scale, made, bad)
+
+
+def check_ctf(source: Source, transfer: str) -> None:
+    """Refuse particles without CTF unless none is corrected.
+
+    Raises:
+        InputError: if so.
+    """
+    if transfer != "none" and source.table.ctf is None:
+        action = "give the file that has them (data.passthrough for a .cs), or set model.ctf=none"
+        raise InputError([Problem(source.table.source, "no CTF", "CTF parameters", action)])
+
+
+def scale_of(cfg: DictConfig, table: ParticleTable) -> Scale:
+    """Sizes of the averages.
+
+    Raises:
+        InputError: for a pixel finer than that of the images, or a box that holds nothing.
+    """
+    raw_box, raw_pixel = int(table.box[0]), float(table.pixel_size[0])
+    wanted, box = cfg.average.pixel_size, cfg.average.box
+    field = raw_box if wanted is None else 2 * round(raw_box * raw_pixel / wanted / 2)
+    if field > raw_box or field < 16:
+        expected = f"{raw_pixel:.4g} to {raw_box * raw_pixel / 16:.4g} A, as the images allow"
+        found = f"average.pixel_size={wanted}"
+        raise InputError([Problem("command line", found, expected, "change it")])
+    return Scale(field, field if box is None else box, raw_pixel * raw_box / field)
+
+
+def frame_of(cfg: DictConfig, source: Source, scale: Scale) -> Frame:
+    """Field of view, rings up to Nyquist and mask.
+
+    Raises:
+        InputError: if the mask does not fit into the averages.
+    """
+    given, model = source.inherited, cfg.model
+    mask = given(model.mask_diameter, "model.mask_diameter", None)
+    outer = model.mask_diameter_outer
+    if model.mask_diameter is None:
+        outer = given(outer, "model.mask_diameter_outer", None)
+    length = min(scale.field, scale.box) * scale.pixel_size
+    if mask is not None and mask > length:
+        expected = f"at most the box of the averages, {length:.0f} A"
+        raise InputError(
+            [Problem("command line", f"model.mask_diameter={mask}", expected, "change it")]
+        )
+    return Frame(
+        box=scale.field,
+        pixel_size=scale.pixel_size,
+        max_resolution=2 * scale.pixel_size,
+        mask_diameter=mask,
+        mask_diameter_outer=outer,
+        remove_neighbours=given(model.remove_neighbours, "model.remove_neighbours", True),
+    )
+
+
+def preprocessor_of(cfg: DictConfig, source: Source, frame: Frame) -> Preprocessor:
+    """Raw boxes to polar samples, as the run has done it."""
+    return Preprocessor(
+        frame.grid,
+        int(source.table.box[0]),
+        window=source.inherited(None, "data.window", True),
+        window_inner=source.inherited(None, "data.window_inner", 0.85),
+        window_outer=source.inherited(None, "data.window_outer", 0.99),
+        invert=source.inherited(cfg.data.invert, "data.invert", False),
+    )
+
+
+def halves_of(source: Source, seed: int) -> np.ndarray:
+    """Half-set of every particle ``[n]``: the file's, or random ones where it has no two."""
+    found = source.table.alignment
+    half = None if found is None else found.half
+    if half is not None and set(np.unique(half).tolist()) == {0, 1}:
+        return half
+    return half_sets(len(source.table), seed).numpy()
+
+
+def device_of(name: str) -> torch.device:
+    """The device asked for.
+
+    Raises:
+        EnvironmentFault: if it is missing.
+    """
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise EnvironmentFault("hardware.device=cuda, but no GPU is visible")
+    return torch.device("cuda" if present and name != "cpu" else "cpu")
+
+
+def deliver(
+    run_dir: Path,
+    source: Source,
+    half: np.ndarray,
+    frame: Frame,
+    scale: Scale,
+    made: Reconstruction,
+    bad: dict[int, str],
+) -> float:
+    """Write everything; the median resolution."""
+    rows = np.array(sorted(bad), dtype=np.int64)
+    used = np.setdiff1d(np.arange(len(source.table)), rows)
+    excluded = extended(source.excluded, source.table.take(rows), [bad[int(r)] for r in rows])
+    frequency = frame.grid.radii / frame.length
+    classes = classes_of(source.table.take(used), made, frequency)
+    out = Delivery(run_dir, source.table.source)
+    moved = moved_particles(source.table, half, made.moved, frame.pixel_size).take(used)
+    out.particles(moved, averages="class_averages.mrcs")
+    out.excluded(excluded)
+    pixel, averages = scale.pixel_size, scale.fitted(made.averages).numpy()
+    rings = Rings(made.frc.double().numpy(), frequency.double().numpy())
+    columns = {
+        "count": classes.count,
+        # RELION too writes inf where a class has no resolution
+        "resolution": np.nan_to_num(classes.resolution, nan=np.inf),
+        "resolution_half": np.nan_to_num(classes.resolution_half, nan=np.inf),
+        "ess": classes.ess,
+        "posterior": classes.posterior,
+    }
+    out.averages(ClassAverages(averages, pixel, columns, rings))
+    for i, images in enumerate(made.halves, start=1):
+        out.stack(f"class_averages_half{i}.mrcs", scale.fitted(images).numpy(), pixel)
+    out.stack("masks.mrcs", scale.fitted(made.masks).numpy(), pixel)
+    order = similarity_order(averages, classes.count, frame.mask_radii[0])
+    median = float(np.nanmedian(classes.resolution))
+    numbers = classes.empty.size - int(classes.empty.sum())
+    montage = draw_montage(
+        averages,
+        classes,
+        pixel_size=pixel,
+        title=f"{numbers} class averages of {classes.count.sum():,} particles",
+        subtitle=f"median resolution {number(median, 1)} {ANGSTROM}   pixel {pixel:.2f} {ANGSTROM}",
+        order=order,
+        mask_diameter=2 * frame.mask_radii[0] * pixel,
+        tile=min(256, max(144, scale.box)),
+    )
+    out.picture(Picture("Class averages", image_png(montage), MONTAGE, "classes.png", 1.0))
+    curves = draw_frc(rings.frc, rings.frequency, classes)
+    out.picture(Picture("Ring correlation", curves, FRC, "frc.png"))
+    flow = Flow(source.total, {"averaged": len(used), "excluded": len(excluded.table)})
+    headline = {
+        "particles": f"{len(used):,}",
+        "classes": f"{numbers} of {len(classes)}",
+        "median resolution": f"{number(median, 1)} {ANGSTROM}",
+        "best resolution": f"{number(np.nanmin(classes.resolution), 1)} {ANGSTROM}",
+        "box": f"{scale.box} px",
+        "pixel": f"{pixel:.3f} {ANGSTROM}",
+    }
+    out.close(
+        "Reconstructed class averages",
+        flow,
+        headline,
+        facts={"box": scale.box, "pixel_size": pixel, "classes": len(classes)},
+        tables=[class_table(averages, classes, classes.by_count(), frame.mask_radii[0])],
+    )
+    log.info("%s\n%s", classes.text(), run_dir / "report.html")
+    return median
+
+
+def classes_of(table: ParticleTable, made: Reconstruction, frequency: Tensor) -> ClassTable:
+    """The numbers of the classes."""
+    found = table.alignment
+    assert found is not None
+    assert found.class_index is not None
+    index, size = found.class_index, len(made.averages)
+    count = np.bincount(index, minlength=size)
+    gold, half = (
+        np.where(count > 0, made.resolution(frequency, limit).double().numpy(), np.nan)
+        for limit in (0.143, 0.5)
+    )
+
+    def mean(values: np.ndarray | None) -> np.ndarray:
+        total = np.full(size, np.nan)
+        if values is not None:
+            total = np.bincount(index, weights=values, minlength=size)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    return ClassTable(count, gold, half, mean(found.class_ess), mean(found.class_posterior))
+
+
+def moved_particles(
+    table: ParticleTable, half: np.ndarray, moved: Tensor, pixel_size: float
+) -> ParticleTable:
+    """The particles with the shifts that lead to centred averages: t + R(-psi) d.
+
+    Args:
+        table: particles with class and pose.
+        half: half-sets used ``[n]``.
+        moved: d, shift of each average ``[k 2]`` (pixel).
+        pixel_size: Angstrom.
+    """
+    found = table.alignment
+    assert found is not None
+    return table.with_alignment(replace(shifted(found, moved, pixel_size), half=half))
+
+
+def shifted(found: AlignmentColumns, moved: Tensor, pixel_size: float) -> AlignmentColumns:
+    """Poses that put each particle where its class has moved to."""
+    assert found.class_index is not None
+    assert found.psi is not None
+    assert found.shift is not None
+    step = moved.double()[torch.from_numpy(found.class_index)] * pixel_size
+    return replace(
+        found, shift=found.shift + rotate_vector(step, -torch.from_numpy(found.psi)).numpy()
+    )

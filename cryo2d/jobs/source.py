@@ -1,0 +1,117 @@
+"""The classified particles that a job starts from: a file, or the folder of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+
+from cryo2d.errors import InputError, Problem
+from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable, read_particles
+
+COLUMNS = {
+    "class_index": ("class", "rlnClassNumber, or alignments2D/class"),
+    "psi": ("rotation", "rlnAnglePsi, or alignments2D/pose"),
+    "shift": ("shift", "rlnOriginXAngst and rlnOriginYAngst, or alignments2D/shift"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Particles as a job reads them.
+
+    Attributes:
+        table: the particles.
+        excluded: those that cannot be used.
+        run: folder of the run they come from, or None for a file alone.
+        settings: of that run, or None.
+    """
+
+    table: ParticleTable
+    excluded: Excluded
+    run: Path | None = None
+    settings: DictConfig | None = None
+
+    @property
+    def total(self) -> int:
+        """Rows of the input."""
+        return len(self.table) + len(self.excluded.table)
+
+    def inherited(self, given: Any, key: str, otherwise: Any) -> Any:
+        """A setting: as given, else as in the run, else a default."""
+        if given is not None:
+            return given
+        found = None if self.settings is None else OmegaConf.select(self.settings, key)
+        return otherwise if found is None else found
+
+    def alignment(self, *needed: str) -> AlignmentColumns:
+        """What a classification found, with these columns in it.
+
+        Raises:
+            InputError: if one of them is missing.
+        """
+        found = self.table.alignment or AlignmentColumns()
+        action = "give the particles of a finished classification"
+        problems = [
+            Problem(self.table.source, f"no {COLUMNS[name][0]}", COLUMNS[name][1], action)
+            for name in needed
+            if getattr(found, name) is None
+        ]
+        if problems:
+            raise InputError(problems)
+        return found
+
+
+def read_source(
+    cfg: DictConfig, *, require_ctf: bool = False, require_stacks: bool = False
+) -> Source:
+    """Read ``run`` or ``data.path``, whichever is given.
+
+    Raises:
+        InputError: if both or neither are given, or for anything wrong with the particles.
+    """
+    run, path = cfg.get("run"), cfg.data.path
+    if (run is None) == (path is None):
+        found = "neither run nor data.path" if run is None else f"run={run} and data.path={path}"
+        action = "give the folder of a classification, or a .star or .cs file"
+        raise InputError([Problem("command line", found, "one of them", action)])
+    if run is None:
+        more = cfg.data.get("passthrough", [])
+        passthrough = [to_absolute_path(p) for p in ([more] if isinstance(more, str) else more)]
+        table, excluded = read_particles(
+            to_absolute_path(path),
+            passthrough=passthrough,
+            require_ctf=require_ctf,
+            require_stacks=require_stacks,
+        )
+        return Source(table, excluded)
+    folder = run_folder(to_absolute_path(run))
+    table, excluded = read_particles(
+        folder / "particles.star", require_ctf=require_ctf, require_stacks=require_stacks
+    )
+    settings = (
+        OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    )
+    assert settings is None or isinstance(settings, DictConfig)
+    return Source(table, excluded, folder, settings)
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of a finished run.
+
+    Raises:
+        InputError: if it is none.
+    """
+    folder = Path(path)
+    if (folder / "particles.star").is_file():
+        return folder
+    found = "no particles.star in it" if folder.is_dir() else "no such folder"
+    expected = "the folder of a finished run, with particles.star"
+    raise InputError([Problem(str(folder), found, expected, "give one of outputs/classify/")])
+
+
+def class_count(classes: np.ndarray) -> int:
+    """Number of classes, those without particles among them."""
+    return int(classes.max(initial=-1)) + 1
