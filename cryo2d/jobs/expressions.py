@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -60,6 +61,25 @@ class Expression:
         """
         shape = next(iter(columns.values())).shape
         return np.broadcast_to(_truth(self._tree, columns), shape).copy()
+
+    def conjuncts(self) -> tuple["Expression", ...]:
+        """The rules that ``and`` joins on the outside, or this one alone."""
+        whole = isinstance(self._tree, ast.BoolOp) and isinstance(self._tree.op, ast.And)
+        trees = self._tree.values if whole else [self._tree]  # type: ignore[attr-defined]
+        return tuple(Expression(_written(tree), tuple(_names(tree)), tree) for tree in trees)
+
+    def limits(self) -> dict[str, list[float]]:
+        """The numbers that each column is compared with."""
+        found: dict[str, list[float]] = {}
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Compare):
+                sides = [node.left, *node.comparators]
+                for one, other in pairwise(sides):
+                    for name, value in ((one, other), (other, one)):
+                        number = _number(value)
+                        if isinstance(name, ast.Name) and number is not None:
+                            found.setdefault(_column(name), []).append(number)
+        return found
 
 
 def parse(text: str, names: Collection[str], *, setting: str = "rules") -> Expression:
@@ -130,9 +150,9 @@ def _check_value(node: ast.expr, names: Collection[str], used: dict[str, None]) 
     name = _column(node)
     if name not in names:
         near = difflib.get_close_matches(name, sorted(names), 3)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         known = ", ".join(sorted(names))
-        raise _Refused(f"the column {name}", f"one of {known}{hint}", "correct the name")
+        expected = f"{' or '.join(near)}, or another of {known}" if near else f"one of {known}"
+        raise _Refused(f"the column {name}", expected, "correct the name")
     used[name] = None
 
 
@@ -160,6 +180,17 @@ def _column(node: ast.Name) -> str:
     """The name as it was written: a keyword of Python has lost its underscore again."""
     bare = node.id.removesuffix("_")
     return bare if keyword.iskeyword(bare) else node.id
+
+
+def _names(tree: ast.expr) -> dict[str, None]:
+    return {_column(node): None for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _written(tree: ast.expr) -> str:
+    """A rule as text, keywords of Python as they were written."""
+    return re.sub(
+        r"\b([a-z]+)_\b", lambda m: m[1] if keyword.iskeyword(m[1]) else m[0], ast.unparse(tree)
+    )
 
 
 def _truth(node: ast.expr, columns: Mapping[str, np.ndarray]) -> np.ndarray:

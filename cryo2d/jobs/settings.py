@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs.rules import (
     Choice,
+    Condition,
     Device,
     Even,
     Flag,
@@ -170,6 +171,13 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         "hardware.threads": OrNull(Whole(1)),
         "hardware.memory": Real(above=0, unit="GB"),
         **RANDOM,
+        **RUN,
+    },
+    "subset": {
+        **SOURCE,
+        "rules": OrNull(Condition("class_posterior > 0.5 and shift < 30")),
+        "mixture": OrNull(Text("the name of a column")),
+        "worse": OrNull(Choice("low", "high")),
         **RUN,
     },
     "deduplicate": {

@@ -9,13 +9,20 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from cryo2d.errors import InputError, Problem
-from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable, read_particles
+from cryo2d.io.particles import (
+    AlignmentColumns,
+    Excluded,
+    ParticleTable,
+    pose_problems,
+    read_particles,
+)
 
 COLUMNS = {
     "class_index": ("class", "rlnClassNumber, or alignments2D/class"),
     "psi": ("rotation", "rlnAnglePsi, or alignments2D/pose"),
     "shift": ("shift", "rlnOriginXAngst and rlnOriginYAngst, or alignments2D/shift"),
 }
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,27 @@ class Source:
             for name in needed
             if getattr(found, name) is None
         ]
+        index = found.class_index
+        if "class_index" in needed and index is not None and len(index):
+            wrong = (index < 0) | (index >= MOST_CLASSES)
+            if wrong.any():
+                problems.append(self._bad_class(np.flatnonzero(wrong), index))
+        if {"psi", "shift"} <= set(needed) and not problems:
+            problems += pose_problems(self.table)
         if problems:
             raise InputError(problems)
         return found
+
+    def _bad_class(self, rows: np.ndarray, index: np.ndarray) -> Problem:
+        first = int(rows[0])
+        return Problem(
+            self.table.source,
+            f"class {index[first]} (counted from 0)",
+            f"a class from 0 to {MOST_CLASSES - 1}",
+            "correct or remove these particles",
+            int(self.table.source_row[first]),
+            len(rows),
+        )
 
 
 def read_source(

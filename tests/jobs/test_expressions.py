@@ -76,8 +76,22 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 def test_an_unknown_column_is_named_with_the_nearest() -> None:
-    with pytest.raises(InputError, match="the column resolutoin.*did you mean resolution"):
+    with pytest.raises(
+        InputError, match="the column resolutoin; expected resolution, or another of class"
+    ):
         parse("resolutoin < 10", COLUMNS)
+
+
+def test_a_rule_falls_into_the_parts_that_and_joins() -> None:
+    rule = parse("count > 1 and (class == 2 or count < 9) and not resolution < 5", COLUMNS)
+    parts = rule.conjuncts()
+    assert [part.text for part in parts] == [
+        "count > 1",
+        "class == 2 or count < 9",
+        "not resolution < 5",
+    ]
+    assert (np.logical_and.reduce([p(COLUMNS) for p in parts]) == rule(COLUMNS)).all()
+    assert rule.limits() == {"count": [1, 9], "class": [2], "resolution": [5]}
 
 
 def test_the_columns_in_use_are_known() -> None:
