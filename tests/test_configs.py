@@ -28,6 +28,7 @@ OPTIONS = sorted(
 # Settings without a default.
 NEEDED = {
     "deduplicate": ["data.path=particles.star"],
+    "rebalance": ["run=outputs/classify/run"],
 }
 
 

@@ -97,7 +97,7 @@ def read_source(
     Raises:
         InputError: if both or neither are given, or for anything wrong with the particles.
     """
-    run, path = cfg.get("run"), cfg.data.path
+    run, path = cfg.get("run"), OmegaConf.select(cfg, "data.path")
     if (run is None) == (path is None):
         found = "neither run nor data.path" if run is None else f"run={run} and data.path={path}"
         action = "give the folder of a classification, or a .star or .cs file"
