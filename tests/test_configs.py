@@ -27,6 +27,7 @@ OPTIONS = sorted(
 
 # Settings without a default.
 NEEDED = {
+    "convert": ["data.path=particles.star"],
     "deduplicate": ["data.path=particles.star"],
     "rebalance": ["run=outputs/classify/run"],
 }

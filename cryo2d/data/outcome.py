@@ -290,7 +290,7 @@ def joined(first: ParticleTable, second: ParticleTable) -> ParticleTable:
     """The particles of two tables taken from one: same file, stacks and optics groups."""
     assert first.stacks == second.stacks
     assert first.optics_names == second.optics_names
-    shared = {"source", "stacks", "stack_names", "optics_names", "box", "aligned"}
+    shared = {"source", "stacks", "stack_names", "optics_names", "box", "aligned", "relocated"}
     values = {
         f.name: _joined_field(getattr(first, f.name), getattr(second, f.name))
         for f in fields(first)

@@ -39,6 +39,7 @@ ALIGNMENT_VALUES = (
 )
 """Fields of the alignment that have the name of the column they become."""
 
+MICROGRAPH_SIZES = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
 IMAGE_FIELDS = ("blob/path", "blob/idx", "blob/shape", "blob/psize_A")
 
 
@@ -228,14 +229,17 @@ def _carried_locations(array: np.ndarray) -> Locations | None:
     names = array.dtype.names or ()
     if any(STAR_PREFIX + label not in names for label in labels):
         return None
-    star = star_from_cs(CsColumns(array))
+    # of the columns it carries only those that are looked at: cutting all of them takes long
+    read = (*labels, *MICROGRAPH_SIZES, "rlnOpticsGroup", "blocks")
+    few = [STAR_PREFIX + label for label in read if STAR_PREFIX + label in names]
+    star = star_from_cs(CsColumns(array[few]))
     assert star is not None
     texts = star.rows.columns(star.rows.labels)
-    size = texts.get("rlnMicrographPixelSize")
+    size = next((texts[label] for label in MICROGRAPH_SIZES if label in texts), None)
     group = texts.get("rlnOpticsGroup")
     if size is None and group is not None and star.optics is not None:
         optics = star.optics.columns(star.optics.labels)
-        stated = optics.get("rlnMicrographPixelSize")
+        stated = next((optics[label] for label in MICROGRAPH_SIZES if label in optics), None)
         if stated is not None and "rlnOpticsGroup" in optics:
             found = dict(zip(optics["rlnOpticsGroup"].tolist(), stated.tolist(), strict=True))
             distinct, codes = np.unique(group, return_inverse=True)

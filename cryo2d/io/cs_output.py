@@ -13,9 +13,10 @@ import numpy as np
 from cryo2d.errors import InputError
 from cryo2d.io.atomic import atomic_write
 from cryo2d.io.carried import cs_from_star, star_in_cs
-from cryo2d.io.columns import CsColumns, StarColumns
+from cryo2d.io.columns import STAR_PREFIX, CsColumns, StarColumns
 from cryo2d.io.cryosparc import ALIGNMENT, ALIGNMENT_VALUES, CTF_FIELDS, plain_path
 from cryo2d.io.cs import UID, build, with_fields, write_array
+from cryo2d.io.digits import general
 from cryo2d.io.filament import UID as FILAMENT
 from cryo2d.io.filament import slot_of_star
 from cryo2d.io.loop import factorize
@@ -74,6 +75,11 @@ def cs_array(table: ParticleTable, folder: Path) -> np.ndarray:
     }
     if isinstance(table.columns, StarColumns):
         kept |= star_in_cs(table.columns, len(table))
+    if table.relocated and table.locations is not None:
+        known = {*kept, *(base.dtype.names or ())}
+        for label, values in (("X", table.locations.x), ("Y", table.locations.y)):
+            name = f"{STAR_PREFIX}rlnCoordinate{label}"
+            kept |= {name: general(values)} if name in known else {}
     return with_fields(base, kept)
 
 

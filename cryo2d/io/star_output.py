@@ -46,6 +46,9 @@ RUN_BLOCK = "cryo2d"
 SUPERSEDED = ("alignments2D/",)
 """Fields of a .cs that new results replace."""
 
+MOVED = ("location/center_",)
+"""Fields of a .cs that new locations replace."""
+
 CLOSE = 2e-6
 """Relative difference that single precision explains."""
 
@@ -83,7 +86,7 @@ def _other_blocks(table: ParticleTable, star: StarColumns, averages: str | None)
         replaced.add(b"data_" + TYPES_BLOCK.encode())
     yield from (block for block in star.blocks if block.split(maxsplit=1)[0] not in replaced)
     if isinstance(table.columns, CsColumns):
-        yield types_text(table.columns.array, SUPERSEDED if table.aligned else ())
+        yield types_text(table.columns.array, _superseded(table))
     if averages is not None:
         name = quoted(np.array([os.fsencode(averages)]))
         yield loop_text(RUN_BLOCK, from_columns({"cryo2dClassAverages": name}))
@@ -100,12 +103,18 @@ def _base(table: ParticleTable) -> StarColumns:
 
 def _kept(table: ParticleTable, star: StarColumns, columns: dict[str, Column]) -> list[int]:
     """Numbers of the input columns that stay: all but those written anew or superseded."""
-    stale = tuple(CS_PREFIX + field for field in SUPERSEDED) if table.aligned else ()
+    stale = tuple(CS_PREFIX + field for field in _superseded(table))
     return [
         i
         for i, label in enumerate(star.rows.labels)
         if label not in columns and not (stale and label.startswith(stale))
     ]
+
+
+def _superseded(table: ParticleTable) -> tuple[str, ...]:
+    """Beginnings of the fields of a .cs that no longer hold."""
+    places = MOVED if table.relocated else ()
+    return places + SUPERSEDED if table.aligned else places
 
 
 def _row_text(
@@ -193,9 +202,11 @@ def _columns(table: ParticleTable, star: StarColumns, folder: Path) -> dict[str,
     if table.aligned and table.alignment is not None:
         found = _results(table.alignment, table.pixel_size, star.rows.labels)
         columns |= {label: number(*column) for label, column in found.items()}
+    if table.relocated and table.locations is not None:
+        columns |= {"rlnCoordinateX": number(table.locations.x)}
+        columns |= {"rlnCoordinateY": number(table.locations.y)}
     if isinstance(table.columns, CsColumns):
-        leave = SUPERSEDED if table.aligned else ()
-        carried = cs_in_star(table.columns.array, leave)
+        carried = cs_in_star(table.columns.array, _superseded(table))
         columns |= {label: words(texts) for label, texts in carried.items()}
     return columns
 

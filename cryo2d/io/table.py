@@ -145,6 +145,7 @@ class ParticleTable:
         locations: pick locations, or None.
         alignment: classes and poses, or None.
         aligned: whether ``alignment`` is new, that is, replaces what the file said.
+        relocated: whether ``locations`` are new.
         columns: the untouched columns of the file, or None for a bare stack.
     """
 
@@ -163,6 +164,7 @@ class ParticleTable:
     locations: Locations | None = None
     alignment: AlignmentColumns | None = None
     aligned: bool = False
+    relocated: bool = False
     columns: StarColumns | CsColumns | None = None
 
     def __len__(self) -> int:
@@ -203,6 +205,10 @@ class ParticleTable:
     def with_alignment(self, alignment: AlignmentColumns) -> "ParticleTable":
         """The same particles with new classes and poses, which replace those of the file."""
         return replace(self, alignment=alignment, aligned=True)
+
+    def with_locations(self, locations: Locations) -> "ParticleTable":
+        """The same particles with new pick locations, which replace those of the file."""
+        return replace(self, locations=locations, relocated=True)
 
 
 @dataclass(frozen=True)

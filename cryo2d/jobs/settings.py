@@ -173,6 +173,14 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         **RANDOM,
         **RUN,
     },
+    "convert": {
+        "data.path": Text("a .star, .cs or .mrcs file (data.path=particles.star)"),
+        "data.passthrough": Several(Text("a .cs file")),
+        "out": OrNull(Text("a .star or .cs file")),
+        "recenter": Flag(),
+        "micrograph_pixel_size": OrNull(Real(above=0, unit="A")),
+        **RUN,
+    },
     "rebalance": {
         "run": Text("the folder of a classification (run=outputs/classify/RUN)"),
         "factor": Real(least=0, most=1),
