@@ -133,7 +133,7 @@ def _prepare() -> str:
     if args.shell_completion:
         job = _complete(job)
     _check_job(job)
-    typed = [overrides.quoted(job, text) for text in typed]
+    typed = [overrides.quoted(job, text) for text in overrides.gathered(job, typed)]
     if not (args.help or args.hydra_help or args.shell_completion):
         overrides.check(
             job,

@@ -1,5 +1,6 @@
 """What rules can ask of each particle, under readable names."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
@@ -8,6 +9,7 @@ import pandas as pd
 
 from cryo2d.io.columns import CS_PREFIX, STAR_PREFIX, CsColumns, StarColumns
 from cryo2d.io.particles import AlignmentColumns, CtfColumns, ParticleTable
+from cryo2d.io.relion import RESULT_LABELS
 
 HIGH_IS_WORSE: Mapping[str, bool] = {
     "class_posterior": False,
@@ -21,6 +23,7 @@ HIGH_IS_WORSE: Mapping[str, bool] = {
     "alpha_min": False,
     "shift": True,
     "class_count": False,
+    "stability": False,
     "class_resolution": True,
     "astigmatism": True,
     "rlnCtfMaxResolution": True,
@@ -31,7 +34,7 @@ HIGH_IS_WORSE: Mapping[str, bool] = {
 }
 """Quantities of which it is known whether a high value is a bad sign."""
 
-OWN = (CS_PREFIX, "cryo2d", "alignments2D/", "blob/", "uid")
+OWN = (CS_PREFIX, "alignments2D/", "blob/", "uid", *RESULT_LABELS.values())
 """Beginnings of columns that are left out: they have a readable name, or no meaning in a rule."""
 
 MAD_TO_SIGMA = 1.4826
@@ -152,7 +155,9 @@ def _of_ctf(ctf: CtfColumns) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def _name(label: str) -> str:
-    """A column's label as a name in a rule."""
+    """A column's label as a name in a rule: ``cryo2dStability`` is ``stability``."""
+    if label.startswith("cryo2d"):
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", label.removeprefix("cryo2d")).lower()
     return "".join(letter if letter.isalnum() else "_" for letter in label)
 
 

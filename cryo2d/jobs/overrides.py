@@ -18,6 +18,8 @@ from cryo2d.jobs.rules import Condition, OrNull
 from cryo2d.jobs.settings import COMMAND_LINE
 
 LISTED_SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
+# Settings of a job that take words without a name.
+POSITIONAL = {"compare": "runs"}
 # More values of one swept setting than this are checked when their run starts.
 CHECKED_VALUES = 50
 
@@ -31,6 +33,16 @@ def quoted(job: str, text: str) -> str:
         return text
     escaped = value.replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def gathered(job: str, typed: Sequence[str]) -> list[str]:
+    """The overrides, words without ``=`` gathered in the setting that takes them."""
+    key = POSITIONAL.get(job)
+    words = [text for text in typed if "=" not in text and not text.startswith("~")]
+    if key is None or not words:
+        return list(typed)
+    listed = ",".join('"' + word.replace('"', '\\"') + '"' for word in words)
+    return [*(text for text in typed if text not in words), f"{key}=[{listed}]"]
 
 
 def check(

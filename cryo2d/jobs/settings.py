@@ -173,6 +173,13 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         **RANDOM,
         **RUN,
     },
+    "compare": {
+        "runs": Several(Text("the folder of a run or of a sweep")),
+        "measure": Choice("median_resolution", "effective_classes", "mean_posterior", "agreement"),
+        "reference": OrNull(Whole()),
+        "min_stability": Real(least=0, most=1),
+        **RUN,
+    },
     "convert": {
         "data.path": Text("a .star, .cs or .mrcs file (data.path=particles.star)"),
         "data.passthrough": Several(Text("a .cs file")),

@@ -93,12 +93,14 @@ class Table:
         labels: of the columns.
         rows: from top to bottom.
         pictures: whether a picture stands in front of each row.
+        early: whether it stands above the pictures of the page.
     """
 
     heading: str
     labels: Sequence[str]
     rows: Sequence[Row]
     pictures: bool = False
+    early: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Runs side by side: what is the same, what differs, and what they agree on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from classified import configured, easy, table_of, write_classified
+from reference import pictures
+from synthetic import PIXEL
+
+from cryo2d.errors import InputError
+from cryo2d.io.averages import ClassAverages, read_class_averages, write_class_averages
+from cryo2d.io.particles import read_particles, write_particles
+from cryo2d.jobs import overrides
+from cryo2d.jobs.compare import best_run, consensus_of, run, usual_measure
+from cryo2d.jobs.finished import differing, finished_runs
+
+COUNT, CLASSES = 90, 3
+
+
+def write_run(folder: Path, images: Path, index: np.ndarray, resolution: float, seed: int) -> Path:
+    """A finished run over the particles of another folder."""
+    folder.mkdir(parents=True)
+    table = table_of(easy(COUNT), images, class_index=index)
+    write_particles(folder / "particles.star", table)
+    columns = {"count": np.bincount(index, minlength=CLASSES), "resolution": np.full(CLASSES, 9.0)}
+    write_class_averages(folder, ClassAverages(pictures(40, CLASSES).numpy(), PIXEL, columns))
+    (folder / "manifest.json").write_text(json.dumps({"particles": {"classified": COUNT}}))
+    (folder / "config.yaml").write_text(
+        f"seed: {seed}\nmodel: {{num_classes: 3, icuf: {seed}.0}}\nlogger: {{dir: {folder}}}\n"
+        "data: {path: p.star}\n"
+    )
+    (folder / "metrics.csv").write_text(
+        "iteration,seconds,effective_classes,mean_posterior,median_resolution,best_resolution\n"
+        f"0,1,2.5,0.9,{resolution + 3},8\n1,1,2.9,0.95,{resolution},7\n"
+    )
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text(f"- data.path=p.star\n- model.icuf={seed}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs: the first two agree but for names, the third differs in a third of class 0."""
+    folder = tmp_path_factory.mktemp("sweep")
+    images = folder / "images"
+    write_classified(images, easy(COUNT))
+    (images / "particles.star").unlink()
+    truth = np.arange(COUNT) % CLASSES
+    other = np.array([2, 0, 1])[truth]
+    third = truth.copy()
+    third[np.flatnonzero(truth == 0)[::3]] = 1
+    for number, (index, resolution) in enumerate([(truth, 9.0), (other, 8.0), (third, 7.0)]):
+        write_run(folder / str(number), images, index, resolution, seed=number + 1)
+    (folder / "3").mkdir()
+    (folder / "3" / "config.yaml").write_text("seed: 4\n")
+    return folder
+
+
+def compare(out: Path, *settings: str) -> Path:
+    out.mkdir(exist_ok=True)
+    run(configured("compare", *settings), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def out(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a comparison of the sweep leaves."""
+    settings = (f"runs=[{sweep}]", "reference=0", "min_stability=0.7", "measure=median_resolution")
+    return compare(tmp_path_factory.mktemp("out"), *settings)
+
+
+def test_a_sweep_is_compared_and_its_best_run_named(out):
+    manifest = json.loads((out / "manifest.json").read_text())
+    agreement = np.array(manifest["agreement"])
+    assert agreement[0, 1] == pytest.approx(1)
+    assert 0.3 < agreement[0, 2] < 0.9
+    np.testing.assert_allclose(agreement, agreement.T)
+    assert manifest["best"] == "cryo2d data.path=p.star model.icuf=3 seed=3"
+    page = (out / "report.html").read_text()
+    assert "1 runs of" in page
+    assert "model.icuf" in page
+    assert "logger" not in page.split("<h2")[2]
+    assert {"settings.png", "agreement.png", "stability.png"} <= set(manifest["files"])
+
+
+def test_stability_is_a_column_of_particles_and_classes(out):
+    tables = [read_particles(out / f"{name}.star")[0] for name in ("particles", "removed")]
+    found, index = (
+        np.concatenate(parts)
+        for parts in (
+            [t.columns.rows.column("cryo2dStability").astype(float) for t in tables],
+            [t.alignment.class_index for t in tables],
+        )
+    )
+    classes = read_class_averages(out).columns["stability"]
+    assert classes[2] == pytest.approx(1)
+    assert classes[0] < classes[1] < 1 or classes[1] == pytest.approx(1)
+    for k in range(CLASSES):
+        assert found[index == k].mean() == pytest.approx(classes[k], abs=1e-3)
+
+
+def test_unstable_particles_go_if_asked_for(out):
+    kept, gone = (read_particles(out / f"{name}.star")[0] for name in ("particles", "removed"))
+    assert len(kept) + len(gone) == COUNT
+    assert len(gone) == 10
+    assert (gone.alignment.class_index == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("measure", "best"), [("median_resolution", "icuf=3"), ("agreement", "icuf=1")]
+)
+def test_the_best_depends_on_the_measure(sweep, measure, best):
+    runs, _ = finished_runs([sweep])
+    consensus = consensus_of(runs, None)
+    assert best in runs[best_run(runs, consensus, measure)].command
+    assert usual_measure(runs, consensus) == "agreement"
+    assert usual_measure(runs[:2], consensus_of(runs[:2], None)) == "median_resolution"
+
+
+def test_what_differs_are_settings_that_matter(sweep):
+    runs, notes = finished_runs([sweep])
+    assert [r.name for r in runs] == ["0", "1", "2"]
+    assert len(notes) == 1
+    assert differing(runs) == {"seed": ["1", "2", "3"], "model.icuf": ["1.0", "2.0", "3.0"]}
+
+
+def test_runs_of_other_particles_are_still_listed(sweep, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write_classified(elsewhere / "images", easy(COUNT))
+    index = np.arange(COUNT) % CLASSES
+    write_run(elsewhere / "run", elsewhere / "images", index, 5.0, seed=9)
+    out = compare(tmp_path / "out", f"runs=[{sweep / '0'},{elsewhere / 'run'}]")
+    assert "no particle in common" in (out / "report.html").read_text()
+    assert not (out / "agreement.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([], "0 finished runs"),
+        (["runs=[{sweep}/0]"], "1 finished run"),
+        (["runs=[{sweep}/0,/nowhere]"], "no such folder"),
+        (["runs=[{sweep}]", "reference=3"], "0 to 2"),
+    ],
+)
+def test_what_cannot_be_done_is_said(sweep, tmp_path, settings, says):
+    with pytest.raises(InputError, match=says):
+        compare(tmp_path, *(text.format(sweep=sweep) for text in settings))
+
+
+def test_folders_need_no_name_on_the_command_line():
+    typed = ["a/b", "measure=agreement", "c d"]
+    assert overrides.gathered("compare", typed) == ["measure=agreement", 'runs=["a/b","c d"]']
+    assert overrides.gathered("compare", ["runs=[a,b]"]) == ["runs=[a,b]"]
+    assert overrides.gathered("classify", ["a/b"]) == ["a/b"]
