@@ -175,7 +175,9 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
     },
     "compare": {
         "runs": Several(Text("the folder of a run or of a sweep")),
-        "measure": Choice("median_resolution", "effective_classes", "mean_posterior", "agreement"),
+        "measure": OrNull(
+            Choice("median_resolution", "effective_classes", "mean_posterior", "agreement")
+        ),
         "reference": OrNull(Whole()),
         "min_stability": Real(least=0, most=1),
         **RUN,
