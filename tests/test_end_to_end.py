@@ -12,8 +12,11 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
+from hydra import compose, initialize_config_dir
 
 from cryo2d import cli
+from cryo2d.io.averages import read_class_averages
+from cryo2d.jobs import reconstruct
 from cryo2d.simulate.particles import simulate
 
 COUNT, VIEWS, CLASSES = 420, 6, 8
@@ -117,6 +120,19 @@ def test_the_folder_is_complete(run):
     assert str(folder / "report.html") in done.stdout
     with (folder / "metrics.csv").open() as table:
         assert len(list(csv.DictReader(table))) == 9
+
+
+def test_reconstruction_from_its_poses_gives_the_averages_again(run, tmp_path):
+    folder, _ = run
+    first = read_class_averages(folder)
+    settings = [f"run={folder}", f"average.pixel_size={first.pixel_size}", "hardware.threads=1"]
+    with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
+        reconstruct.run(compose("reconstruct", [*settings, "seed=1"]), tmp_path)
+    second = read_class_averages(tmp_path)
+    assert second.images.shape == first.images.shape
+    for k in np.flatnonzero(first.columns["count"] > 20):
+        alike = np.corrcoef(first.images[k].ravel(), second.images[k].ravel())[0, 1]
+        assert alike > 0.97, k
 
 
 def test_rows_in_are_rows_out(run):

@@ -91,16 +91,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     Raises:
         InputError: if there are not two finished runs.
     """
-    paths = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
-    runs, notes = finished_runs([Path(to_absolute_path(path)) for path in paths])
-    if len(runs) < 2:
-        action = "name two runs, or the folder of a sweep: cryo2d compare DIR DIR"
-        found = f"{len(runs)} finished run{'s' if len(runs) != 1 else ''}"
-        raise InputError([Problem("command line", found, "at least 2", action)])
-    if cfg.reference is not None and cfg.reference >= len(runs):
-        expected = f"the number of a run, 0 to {len(runs) - 1}"
-        found = f"reference={cfg.reference}"
-        raise InputError([Problem("command line", found, expected, "correct it")])
+    runs, notes = chosen_runs(cfg)
     consensus = consensus_of(runs, cfg.reference)
     if not consensus.shared:
         notes.append(
@@ -135,6 +126,25 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     lines = [summary(runs, consensus), *notes, words, str(run_dir / "report.html")]
     log.info("%s", "\n".join(lines))
     return mean
+
+
+def chosen_runs(cfg: DictConfig) -> tuple[list[FinishedRun], list[str]]:
+    """The runs to compare, and notes on those left out.
+
+    Raises:
+        InputError: if there are not two finished runs, or no run of the reference's number.
+    """
+    paths = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    runs, notes = finished_runs([Path(to_absolute_path(path)) for path in paths])
+    if len(runs) < 2:
+        action = "name two runs, or the folder of a sweep: cryo2d compare DIR DIR"
+        found = f"{len(runs)} finished run{'s' if len(runs) != 1 else ''}"
+        raise InputError([Problem("command line", found, "at least 2", action)])
+    if cfg.reference is not None and cfg.reference >= len(runs):
+        expected = f"the number of a run, 0 to {len(runs) - 1}"
+        found = f"reference={cfg.reference}"
+        raise InputError([Problem("command line", found, expected, "correct it")])
+    return runs, notes
 
 
 def consensus_of(runs: Sequence[FinishedRun], reference: int | None) -> Consensus:

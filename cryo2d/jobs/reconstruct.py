@@ -206,8 +206,36 @@ def deliver(
     moved = moved_particles(source.table, half, made.moved, frame.pixel_size).take(used)
     out.particles(moved, averages="class_averages.mrcs")
     out.excluded(excluded)
-    pixel, averages = scale.pixel_size, scale.fitted(made.averages).numpy()
-    rings = Rings(made.frc.double().numpy(), frequency.double().numpy())
+    averages = averages_of(made, classes, frequency, scale)
+    out.averages(averages)
+    for i, images in enumerate(made.halves, start=1):
+        name = f"class_averages_half{i}.mrcs"
+        out.stack(name, scale.fitted(images).numpy(), scale.pixel_size)
+    out.stack("masks.mrcs", scale.fitted(made.masks).numpy(), scale.pixel_size)
+    draw(out, averages, classes, frame)
+    flow = Flow(source.total, {"averaged": len(used), "excluded": len(excluded.table)})
+    known = classes.resolution[np.isfinite(classes.resolution)]
+    median = float(np.median(known)) if len(known) else np.nan
+    headline = {
+        "particles": f"{len(used):,}",
+        "classes": f"{(~classes.empty).sum()} of {len(classes)}",
+        "median resolution": f"{number(median, 1)} {ANGSTROM}",
+        "best resolution": f"{number(known.min(initial=np.inf), 1)} {ANGSTROM}",
+        "box": f"{scale.box} px",
+        "pixel": f"{scale.pixel_size:.3f} {ANGSTROM}",
+    }
+    facts = {"box": scale.box, "pixel_size": scale.pixel_size, "classes": len(classes)}
+    radius = frame.mask_radii[0]
+    table = class_table(averages.images, classes, classes.by_count(), radius)
+    out.close("Reconstructed class averages", flow, headline, facts=facts, tables=[table])
+    log.info("%s\n%s", classes.text(), run_dir / "report.html")
+    return median
+
+
+def averages_of(
+    made: Reconstruction, classes: ClassTable, frequency: Tensor, scale: Scale
+) -> ClassAverages:
+    """The averages with their numbers and ring correlations, ready to be written."""
     columns = {
         "count": classes.count,
         # RELION too writes inf where a class has no resolution
@@ -216,44 +244,27 @@ def deliver(
         "ess": classes.ess,
         "posterior": classes.posterior,
     }
-    out.averages(ClassAverages(averages, pixel, columns, rings))
-    for i, images in enumerate(made.halves, start=1):
-        out.stack(f"class_averages_half{i}.mrcs", scale.fitted(images).numpy(), pixel)
-    out.stack("masks.mrcs", scale.fitted(made.masks).numpy(), pixel)
-    order = similarity_order(averages, classes.count, frame.mask_radii[0])
-    median = float(np.nanmedian(classes.resolution))
-    numbers = classes.empty.size - int(classes.empty.sum())
+    rings = Rings(made.frc.double().numpy(), frequency.double().numpy())
+    return ClassAverages(scale.fitted(made.averages).numpy(), scale.pixel_size, columns, rings)
+
+
+def draw(out: Delivery, averages: ClassAverages, classes: ClassTable, frame: Frame) -> None:
+    """The class averages and their ring correlation."""
+    radius, pixel = frame.mask_radii[0], averages.pixel_size
     montage = draw_montage(
-        averages,
+        averages.images,
         classes,
         pixel_size=pixel,
-        title=f"{numbers} class averages of {classes.count.sum():,} particles",
-        subtitle=f"median resolution {number(median, 1)} {ANGSTROM}   pixel {pixel:.2f} {ANGSTROM}",
-        order=order,
-        mask_diameter=2 * frame.mask_radii[0] * pixel,
-        tile=min(256, max(144, scale.box)),
+        title=f"{(~classes.empty).sum()} class averages of {classes.count.sum():,} particles",
+        subtitle=f"box {averages.images.shape[-1]} px   pixel {pixel:.2f} {ANGSTROM}",
+        order=similarity_order(averages.images, classes.count, radius),
+        mask_diameter=2 * radius * pixel,
+        tile=min(256, max(144, averages.images.shape[-1])),
     )
     out.picture(Picture("Class averages", image_png(montage), MONTAGE, "classes.png", 1.0))
-    curves = draw_frc(rings.frc, rings.frequency, classes)
+    assert averages.rings is not None
+    curves = draw_frc(averages.rings.frc, averages.rings.frequency, classes)
     out.picture(Picture("Ring correlation", curves, FRC, "frc.png"))
-    flow = Flow(source.total, {"averaged": len(used), "excluded": len(excluded.table)})
-    headline = {
-        "particles": f"{len(used):,}",
-        "classes": f"{numbers} of {len(classes)}",
-        "median resolution": f"{number(median, 1)} {ANGSTROM}",
-        "best resolution": f"{number(np.nanmin(classes.resolution), 1)} {ANGSTROM}",
-        "box": f"{scale.box} px",
-        "pixel": f"{pixel:.3f} {ANGSTROM}",
-    }
-    out.close(
-        "Reconstructed class averages",
-        flow,
-        headline,
-        facts={"box": scale.box, "pixel_size": pixel, "classes": len(classes)},
-        tables=[class_table(averages, classes, classes.by_count(), frame.mask_radii[0])],
-    )
-    log.info("%s\n%s", classes.text(), run_dir / "report.html")
-    return median
 
 
 def classes_of(table: ParticleTable, made: Reconstruction, frequency: Tensor) -> ClassTable:
