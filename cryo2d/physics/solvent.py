@@ -9,6 +9,8 @@ from torch.nn.functional import max_pool2d
 
 from cryo2d.physics.mask import circular_mask, radius_grid
 
+STRIDE = 8  # steps of growth between two looks whether it has ended
+
 
 def gaussian(images: Tensor, sigma: float) -> Tensor:
     """Images ``[k y x]`` blurred by a Gaussian of standard deviation ``sigma`` (pixel)."""
@@ -28,8 +30,13 @@ def grow(seed: Tensor, region: Tensor) -> Tensor:
     """
     reached = (seed & region).float()
     inside = region.float()
-    for _ in range(region.shape[-1]):  # a particle's outline is no longer than its box
-        reached = max_pool2d(reached[:, None], 3, stride=1, padding=1)[:, 0] * inside
+    box = region.shape[-1]
+    for step in range(0, box, STRIDE):  # a particle's outline is no longer than its box
+        before = reached
+        for _ in range(min(STRIDE, box - step)):
+            reached = max_pool2d(reached[:, None], 3, stride=1, padding=1)[:, 0] * inside
+        if torch.equal(reached, before):
+            break
     return reached > 0
 
 
