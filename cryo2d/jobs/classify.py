@@ -17,14 +17,17 @@ from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
 from cryo2d.em.clamp import ClampedSolver
+from cryo2d.em.given import KeepPoses
+from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
+from cryo2d.em.posterior import Expectation, maximise
 from cryo2d.em.prior import CountRegularizer, FrcRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.mrc import read_images
-from cryo2d.io.particles import Excluded, ParticleTable, read_particles
+from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
 from cryo2d.physics.preprocess import TRANSFER, Preprocessor, working_box
 from cryo2d.training.assembly import Frame, random_references
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
@@ -32,6 +35,8 @@ from cryo2d.training.datamodule import Particles
 from cryo2d.training.module import Classification, EmSettings
 
 log = logging.getLogger(__name__)
+
+FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 
 # Lightning calls what torch >= 2.11 has renamed; nothing a user can act on.
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -62,14 +67,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     particles = Particles(
         table,
         excluded,
-        Preprocessor(
-            frame.grid,
-            int(table.box[0]),
-            window=cfg.data.window,
-            window_inner=cfg.data.window_inner,
-            window_outer=cfg.data.window_outer,
-            invert=cfg.data.invert,
-        ),
+        preprocessor_of(cfg, frame, int(table.box[0])),
         seed=cfg.seed,
         device=trainer.strategy.root_device,
         threads=threads,
@@ -85,12 +83,13 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         full_iterations=cfg.optimizer.full_iterations,
         seed=cfg.seed,
     )
+    known = known_poses(cfg, particles, frame)
     module = Classification(
-        first_model(cfg, particles, frame),
+        first_model(cfg, particles, frame, known),
         frame.grid,
         frame.search,
         particles.plan,
-        em_settings(cfg, frame),
+        em_settings(cfg, frame, known),
         optimizer_maker(cfg, frame),
         halves=cache.half.cpu(),
         optics=cache.optics.cpu(),
@@ -105,7 +104,8 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
     """Read and check the metadata; simulate particles first if no path is given.
 
     Raises:
-        InputError: for anything wrong with them, or if duplicates cannot be found as asked.
+        InputError: for anything wrong with them, if duplicates cannot be found as asked, or if they
+            have no poses to keep.
     """
     data = cfg.data
     path = data.path
@@ -121,12 +121,25 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
         require_ctf=cfg.model.ctf != "none",
         max_particles=data.max_particles,
     )
+    problems = [] if cfg.model.align else pose_problems(table)
     if cfg.post.remove_duplicates:
         rule = DuplicateRule(True, micrograph_pixel_size=cfg.post.micrograph_pixel_size)
-        problems = location_problems(table, rule)
-        if problems:
-            raise InputError(problems)
+        problems += location_problems(table, rule)
+    if problems:
+        raise InputError(problems)
     return table, excluded
+
+
+def preprocessor_of(cfg: DictConfig, frame: Frame, raw_box: int) -> Preprocessor:
+    """Raw boxes to the samples of the working box."""
+    return Preprocessor(
+        frame.grid,
+        raw_box,
+        window=cfg.data.window,
+        window_inner=cfg.data.window_inner,
+        window_outer=cfg.data.window_outer,
+        invert=cfg.data.invert,
+    )
 
 
 def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
@@ -224,7 +237,7 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
         raise
 
 
-def em_settings(cfg: DictConfig, frame: Frame) -> EmSettings:
+def em_settings(cfg: DictConfig, frame: Frame, known: KeepPoses | None) -> EmSettings:
     """Schedules and choices of the E-step."""
     optimizer = cfg.optimizer
     ramp = ResolutionRamp(
@@ -236,11 +249,28 @@ def em_settings(cfg: DictConfig, frame: Frame) -> EmSettings:
         first_ring=frame.first_ring,
         step_size=instantiate(optimizer.step_size),
         transfer=TRANSFER[cfg.model.ctf],
+        expectation=known or expectation_of(cfg),
         scale_per_particle=cfg.model.scale_per_particle,
         hard_last=optimizer.hard_last,
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
     )
+
+
+def known_poses(cfg: DictConfig, particles: Particles, frame: Frame) -> KeepPoses | None:
+    """The poses that the particles came with, if they are to be kept."""
+    if cfg.model.align:
+        return None
+    assert particles.given_poses is not None
+    return KeepPoses(particles.given_poses, frame.pixel_size)
+
+
+def expectation_of(cfg: DictConfig) -> Expectation:
+    """The E-step: poses are summed over for few classes, maximised for many."""
+    force_max = cfg.model.force_max
+    if force_max is None:
+        force_max = cfg.model.num_classes > FEW_CLASSES
+    return maximise if force_max else Marginalise()
 
 
 def uncertainty_of(cfg: DictConfig) -> Uncertainty:
@@ -260,7 +290,9 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
     regularizer = (
         FrcRegularizer(full=model.full_frc) if model.frc_regularizer else CountRegularizer()
     )
-    recenter = Recenter(model.recenter_threshold, model.recenter_binary) if model.recenter else None
+    # an average that moves leaves particles behind whose shifts are fixed
+    centred = model.recenter and model.align
+    recenter = Recenter(model.recenter_threshold, model.recenter_binary) if centred else None
     # what the last iteration finds refers to averages that stand upright
     second_last = cfg.optimizer.iterations + cfg.optimizer.full_iterations - 2
     upright = Upright(frame.grid, second_last) if model.align_filaments else None
@@ -283,7 +315,9 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
     return make
 
 
-def first_model(cfg: DictConfig, particles: Particles, frame: Frame) -> ClassModel:
+def first_model(
+    cfg: DictConfig, particles: Particles, frame: Frame, known: KeepPoses | None
+) -> ClassModel:
     """First references and noise."""
     assert particles.cache is not None
     assert particles.plan is not None
@@ -302,6 +336,7 @@ def first_model(cfg: DictConfig, particles: Particles, frame: Frame) -> ClassMod
         scale=cfg.model.initial_scale,
         batch_size=particles.batch_size,
         generator=generator,
+        known=known,
     )
     return ClassModel(references, noise.cpu())
 

@@ -61,6 +61,7 @@ MODEL: Mapping[str, Rule] = {
     "model.recenter": Flag(),
     "model.recenter_threshold": Real(least=0, most=1),
     "model.recenter_binary": Flag(),
+    "model.force_max": OrNull(Flag()),
     "model.align_filaments": Flag(),
     "model.ctf": Choice("full", "flip", "none"),
     "model.zeropad": Real(least=1, most=4),
@@ -72,6 +73,7 @@ MODEL: Mapping[str, Rule] = {
     "model.noise": Choice("coloured", "white"),
     "model.initial_references": OrNull(Text("an .mrcs file")),
     "model.initial_scale": Real(above=0),
+    "model.align": Flag(),
     "model.perturb_poses": Flag(),
     "model.max_shift": OrNull(Real(least=0, unit="A")),
 }
@@ -167,7 +169,13 @@ ORDERED = (
 )
 
 # Switches that are part of another one.
-PARTS = (("model.non_negative", "model.clamp_solvent"),)
+PARTS = (
+    ("model.non_negative", "model.clamp_solvent"),
+    ("model.align_filaments", "model.align"),
+)
+
+# Settings of the search, which must stay null without it.
+SEARCH = ("model.force_max", "model.max_shift")
 
 
 def is_known(job: str, key: str) -> bool:
@@ -244,10 +252,19 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
             shown = f"{small}={low} and {large}={high}"
             yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
     yield from _filament_problems(values)
+    yield from _search_problems(values)
     for part, whole in PARTS:
         if values.get(part) is True and values.get(whole) is False:
             shown = f"{part}=true and {whole}=false"
             yield Problem(COMMAND_LINE, shown, f"{part} only with {whole}", f"add {whole}=true")
+
+
+def _search_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Without alignment nothing is searched."""
+    for key in SEARCH if values.get("model.align") is False else ():
+        if values.get(key) is not None:
+            shown = f"model.align=false and {key}={_shown(values[key])}"
+            yield Problem(COMMAND_LINE, shown, f"{key} only with model.align", f"remove {key}")
 
 
 def _filament_problems(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -86,6 +86,7 @@ class WeightedImages:
     """Particles as the E-step reads them.
 
     Attributes:
+        index: row of the particle table ``[n]``.
         rings: X, polar samples ``[n a s]``.
         ctf: transfer function at the same samples ``[n a s]``.
         image: CTF X / sigma^2 ``[n a s]``.
@@ -96,6 +97,7 @@ class WeightedImages:
         power: |X|^2 / sigma^2 summed over each ring ``[n s]``.
     """
 
+    index: Tensor
     rings: Tensor
     ctf: Tensor
     image: Tensor
@@ -131,6 +133,7 @@ def weigh(
     ctf = transfer(batch.ctf, fx, fy)
     precision = 1.0 / noise[batch.optics]
     return WeightedImages(
+        index=batch.index,
         rings=batch.rings,
         ctf=ctf,
         image=batch.rings * (ctf * precision[:, None]),
