@@ -117,6 +117,7 @@ SIMULATION: Mapping[str, Rule] = {
     "simulation.snr": Real(above=0),
     "simulation.junk_fraction": Real(least=0, most=0.99),
     "simulation.neighbours": Real(least=0),
+    "simulation.micelle": Real(least=0),
     "simulation.defocus_min": Real(unit="A"),
     "simulation.defocus_max": Real(unit="A"),
     "simulation.astigmatism": Real(least=0, unit="A"),
