@@ -20,6 +20,7 @@ from cryo2d.geometry.fourier import fourier_crop
 from cryo2d.io.mrc import read_images
 from cryo2d.jobs import settings
 from cryo2d.jobs.classify import run
+from cryo2d.physics.mask import circular_mask
 from cryo2d.simulate.particles import simulate
 from cryo2d.types import IterationSummary
 
@@ -258,23 +259,35 @@ def placed(image: Array, psi: float, offset: Array | tuple[float, float] = (0.0,
     return affine_transform(image, back, centre - back @ (centre + shift), order=3)
 
 
-def agreement(found: Found, stack: Stack, diameter: float = 0.9) -> float:
-    """Mean correlation of the averages with the clean views they show, weighted by members.
+def agreement(found: Found, stack: Stack) -> float:
+    """Mean Fourier ring correlation of the averages with the clean views they show.
 
-    Both inside a circle of ``diameter`` parts of the box.
+    Over all rings of the working box, weighted by members; both inside a soft circle.
     """
     view, total, weight = stack.truth["view"], 0.0, 0
     box = found.averages.shape[-1]
     views = fourier_crop(torch.from_numpy(stack.truth["clean_views"]), box).double().numpy()
     scale = box / stack.truth["clean_views"].shape[-1]
-    row, column = np.indices((box, box)) - box // 2
-    inside = np.hypot(row, column) < 0.5 * diameter * box
+    circle = circular_mask(box, 0.4 * box, 0.48 * box).double().numpy()
     for shown, k in _majorities(found, stack):
         own = (found.classes == k) & (view == shown)
         if shown < 0 or own.sum() < 4:
             continue
         turn, offset = free_pose(found, stack, own)
-        clean = placed(views[shown], turn, scale * offset)
-        total += own.sum() * np.corrcoef(clean[inside], found.averages[k][inside])[0, 1]
+        clean = placed(views[shown], turn, scale * offset) * circle
+        total += own.sum() * ring_correlations(clean, found.averages[k] * circle).mean()
         weight += own.sum()
     return float(total / max(weight, 1))
+
+
+def ring_correlations(first: Array, second: Array) -> Array:
+    """Fourier ring correlation of two images, rings 1 to box / 2 - 1; 0 where one is blank."""
+    box = len(first)
+    one, two = np.fft.fft2(first), np.fft.fft2(second)
+    axis = np.fft.fftfreq(box) * box
+    ring = np.rint(np.hypot(axis[:, None], axis)).astype(int).ravel()
+    cross, left, right = (
+        np.bincount(ring, values.ravel())[1 : box // 2]
+        for values in ((one * two.conj()).real, np.abs(one) ** 2, np.abs(two) ** 2)
+    )
+    return cross / np.sqrt(left * right).clip(1e-20)

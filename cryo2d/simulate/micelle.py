@@ -11,7 +11,7 @@ from cryo2d.simulate.phantom import Phantom
 from cryo2d.simulate.scene import Instances, Kind, Poses
 
 _SHAPES = 8  # of belts for each molecule
-_SOFTNESS = 0.15  # of a belt, as a part of the molecule's diameter: nothing finer than it remains
+_SOFTNESS = 0.12  # of a belt, as a part of the molecule's diameter: nothing finer than it remains
 
 
 def belt(molecule: Phantom, strength: float, rng: Generator) -> Phantom:

@@ -71,8 +71,8 @@ def draw(stack: Stack, results: dict[str, Found], path: Path) -> None:
         if name != "particles":
             images = grey_levels(images)
         for ax, image in zip(line, images, strict=True):
-            limits = (0, 1) if name != "particles" else (-3, 3)
-            ax.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1])
+            low, high = (0, 1) if name != "particles" else np.percentile(raw, (0.5, 99.8))
+            ax.imshow(image, cmap="gray", vmin=low, vmax=high)
             ax.set_axis_off()
         line[0].set_title(name, loc="left", fontsize=10, fontweight="bold", color=style.INK)
     path.write_bytes(style.figure_png(fig))

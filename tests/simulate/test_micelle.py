@@ -48,7 +48,9 @@ def test_every_good_particle_wears_one_belt_where_it_lies(scene):
     added = girdled.draw(0, 8, BOX, PIXEL) - bare.draw(0, 8, BOX, PIXEL)
     mass = np.array([phantom.mass for phantom in scene[1]])
     wanted = np.where(poses.species >= 0, 3.0 * mass[poses.species] * poses.scale, 0.0)[:8]
-    np.testing.assert_allclose(added.sum((1, 2)), wanted, rtol=5e-3, atol=1e-3)  # the box cuts some tails
+    np.testing.assert_allclose(
+        added.sum((1, 2)), wanted, rtol=5e-3, atol=1e-3
+    )  # the box cuts some tails
 
 
 def test_belts_know_nothing_of_the_protein(scene):
