@@ -32,7 +32,7 @@ def test_a_belt_has_the_mass_asked_for_and_no_fine_detail():
     power = torch.fft.fft2(image).abs().square()[0]
     axis = torch.fft.fftfreq(BOX, PIXEL)
     fine = torch.hypot(axis[:, None], axis) > 1 / 50
-    assert float(power[fine].sum() / power.sum()) < 1e-3
+    assert float(power[fine].sum() / power.sum()) < 1e-2
     # wider than high
     row, column = np.indices((BOX, BOX)) - BOX // 2
     width, height = (float((image[0].numpy() * v**2).sum()) for v in (column, row))
