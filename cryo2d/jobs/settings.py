@@ -170,6 +170,14 @@ ORDERED = (
 # Switches that are part of another one.
 PARTS = (("model.non_negative", "model.clamp_solvent"),)
 
+# Settings that do nothing beside another: a key, its value that asks for nothing, the other key
+# and whether that one is set.
+IDLE = (
+    ("model.recenter_binary", False, "model.recenter", False),
+    ("model.full_frc", True, "model.frc_regularizer", False),
+    ("model.initial_scale", 1, "model.initial_references", True),
+)
+
 
 def is_known(job: str, key: str) -> bool:
     """Whether a dotted key is a setting of the job, a group of them, or part of a free object."""
@@ -245,10 +253,21 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
             shown = f"{small}={low} and {large}={high}"
             yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
     yield from _filament_problems(values)
+    yield from _idle_problems(values)
     for part, whole in PARTS:
         if values.get(part) is True and values.get(whole) is False:
             shown = f"{part}=true and {whole}=false"
             yield Problem(COMMAND_LINE, shown, f"{part} only with {whole}", f"add {whole}=true")
+
+
+def _idle_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Settings that would change nothing because of another one."""
+    for key, usual, other, is_set in IDLE:
+        value, beside = values.get(key, usual), values.get(other)
+        if key in values and value != usual and (beside not in (None, False)) == is_set:
+            shown = f"{key}={_shown(value)} and {other}={_shown(beside)}"
+            expected = f"{key}={_shown(usual)} beside {other}={_shown(beside)}"
+            yield Problem(COMMAND_LINE, shown, expected, f"leave {key} out or change {other}")
 
 
 def _filament_problems(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -17,7 +17,6 @@ from truth import (
     Stack,
     agreement,
     classified,
-    composed,
     pose_errors,
     purity,
     simulated,
@@ -25,7 +24,6 @@ from truth import (
 )
 
 from cryo2d.io.mrc import write_stack
-from cryo2d.jobs.classify import em_settings, frame_of, load
 from cryo2d.physics.solvent import gaussian
 
 BOX, PIXEL = 40, 5.0
@@ -316,12 +314,6 @@ def test_shifts_beyond_the_largest_are_not_found(stack, guided):
 
 
 def test_perturbed_grids_differ_between_iterations_and_find_the_same(stack, guided):
-    table, _ = load(composed(f"data.path={stack.star}"), Path())
-    for kind in (True, False):
-        cfg = composed(
-            f"data.path={stack.star}", *SHORT, f"model.perturb_poses={str(kind).lower()}"
-        )
-        assert em_settings(cfg, frame_of(cfg, table)).perturb_poses is kind
     moved, still = guided(), guided("model.perturb_poses=false")
     assert not np.array_equal(moved.psi, still.psi)
     assert pose_errors(still, stack).degrees < 2.5
