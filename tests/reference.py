@@ -183,9 +183,7 @@ def microscope(count: int, astigmatism: float = 600.0) -> CtfParams:
     )
 
 
-def rebuilt(
-    images: Array, ctf: CtfParams, pixel_size: float, psi: Array, shift: Array
-) -> Array:
+def rebuilt(images: Array, ctf: CtfParams, pixel_size: float, psi: Array, shift: Array) -> Array:
     """Average ``[y x]`` of particles ``[n y x]`` by their poses, pixel by pixel.
 
     The class shows at y what a particle has at x = R(-psi) y - t. CTF times particle, so taken into
