@@ -58,7 +58,6 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
     table, excluded = load(cfg, run_dir)
-    check_classes(cfg, len(table))
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
     particles = Particles(
@@ -135,7 +134,8 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
     """Working box, mask and limits, checked against each other.
 
     Raises:
-        InputError: for bands that leave nothing to align on, or lengths that do not fit the box.
+        InputError: for more classes than particles, bands that leave nothing to align on, or
+            lengths that do not fit the box.
     """
     model = cfg.model
     raw_box, raw_pixel = int(table.box[0]), float(table.pixel_size[0])
@@ -152,6 +152,7 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
         padding=model.zeropad,
         remove_neighbours=model.remove_neighbours,
     )
+    check_classes(cfg, len(table))
     check_frame(cfg, frame)
     return frame
 
