@@ -28,6 +28,7 @@ from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.mrc import read_images
 from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
+from cryo2d.jobs.limits import check_classes, check_frame
 from cryo2d.physics.preprocess import TRANSFER, Preprocessor, working_box
 from cryo2d.training.assembly import Frame, random_references
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
@@ -146,7 +147,8 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
     """Working box, mask and limits, checked against each other.
 
     Raises:
-        InputError: for limits that leave nothing to align on, or a mask that does not fit.
+        InputError: for more classes than particles, bands that leave nothing to align on, or
+            lengths that do not fit the box.
     """
     model = cfg.model
     raw_box, raw_pixel = int(table.box[0]), float(table.pixel_size[0])
@@ -163,48 +165,9 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
         padding=model.zeropad,
         remove_neighbours=model.remove_neighbours,
     )
-    problems = []
-    if model.mask_diameter is not None and model.mask_diameter > frame.length:
-        problems.append(
-            _problem("mask_diameter", model.mask_diameter, f"at most the box, {frame.length:.0f} A")
-        )
-    if model.max_shift is not None and model.max_shift > frame.length / 2:
-        problems.append(
-            _problem(
-                "max_shift", model.max_shift, f"at most half the box, {frame.length / 2:.0f} A"
-            )
-        )
-    if frame.align_rings - frame.first_ring < 3:
-        least = frame.length / max(frame.align_rings - 2, 1)
-        problems.append(
-            _problem(
-                "min_align_resolution",
-                model.min_align_resolution,
-                f"a band of at least 3 rings: min_align_resolution above {least:.1f} A here",
-            )
-        )
-    if problems:
-        raise InputError(problems)
-    if model.max_resolution < 2 * frame.pixel_size - 1e-6:
-        log.warning(
-            "model.max_resolution=%g A is beyond Nyquist; %.2f A is used.",
-            model.max_resolution,
-            2 * frame.pixel_size,
-        )
+    check_classes(cfg, len(table))
+    check_frame(cfg, frame)
     return frame
-
-
-def _problem(key: str, value: object, expected: str) -> Problem:
-    return Problem("command line", f"model.{key}={value}", expected, f"change model.{key}")
-
-
-def check_classes(cfg: DictConfig, count: int) -> None:
-    """Refuse more classes than particles."""
-    classes = cfg.model.num_classes
-    if classes > count:
-        raise InputError(
-            [_problem("num_classes", classes, f"at most the number of particles, {count}")]
-        )
 
 
 def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:

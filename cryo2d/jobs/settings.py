@@ -119,6 +119,7 @@ SIMULATION: Mapping[str, Rule] = {
     "simulation.snr": Real(above=0),
     "simulation.junk_fraction": Real(least=0, most=0.99),
     "simulation.neighbours": Real(least=0),
+    "simulation.micelle": Real(least=0),
     "simulation.defocus_min": Real(unit="A"),
     "simulation.defocus_max": Real(unit="A"),
     "simulation.astigmatism": Real(least=0, unit="A"),
@@ -174,8 +175,15 @@ PARTS = (
     ("model.align_filaments", "model.align"),
 )
 
-# Settings of the search, which must stay null without it.
-SEARCH = ("model.force_max", "model.max_shift")
+# Settings that do nothing beside another: a key, its value that asks for nothing, the other key
+# and whether that one is set.
+IDLE = (
+    ("model.recenter_binary", False, "model.recenter", False),
+    ("model.full_frc", True, "model.frc_regularizer", False),
+    ("model.initial_scale", 1, "model.initial_references", True),
+    ("model.force_max", None, "model.align", False),
+    ("model.max_shift", None, "model.align", False),
+)
 
 
 def is_known(job: str, key: str) -> bool:
@@ -252,19 +260,21 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
             shown = f"{small}={low} and {large}={high}"
             yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
     yield from _filament_problems(values)
-    yield from _search_problems(values)
+    yield from _idle_problems(values)
     for part, whole in PARTS:
         if values.get(part) is True and values.get(whole) is False:
             shown = f"{part}=true and {whole}=false"
             yield Problem(COMMAND_LINE, shown, f"{part} only with {whole}", f"add {whole}=true")
 
 
-def _search_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Without alignment nothing is searched."""
-    for key in SEARCH if values.get("model.align") is False else ():
-        if values.get(key) is not None:
-            shown = f"model.align=false and {key}={_shown(values[key])}"
-            yield Problem(COMMAND_LINE, shown, f"{key} only with model.align", f"remove {key}")
+def _idle_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Settings that would change nothing because of another one."""
+    for key, usual, other, is_set in IDLE:
+        value, beside = values.get(key, usual), values.get(other)
+        if key in values and value != usual and (beside not in (None, False)) == is_set:
+            shown = f"{key}={_shown(value)} and {other}={_shown(beside)}"
+            expected = f"{key}={_shown(usual)} beside {other}={_shown(beside)}"
+            yield Problem(COMMAND_LINE, shown, expected, f"leave {key} out or change {other}")
 
 
 def _filament_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
