@@ -58,23 +58,13 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         EnvironmentFault: if they do not fit into memory, or the device is missing.
     """
     cfg, checkpoint = resumed(cfg)
-    threads = cfg.hardware.threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads_of(cfg))
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
     table, excluded = load(cfg, run_dir)
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
-    particles = Particles(
-        table,
-        excluded,
-        preprocessor_of(cfg, frame, int(table.box[0])),
-        seed=cfg.seed,
-        device=trainer.strategy.root_device,
-        threads=threads,
-        int8_signed=cfg.data.int8_signed,
-        memory_fraction=cfg.hardware.memory_fraction,
-    )
+    particles = make_particles(cfg, table, excluded, frame, trainer.strategy.root_device)
     cache = particles.read()
     check_classes(cfg, len(cache))
     particles.plan = VisitPlan(
@@ -140,6 +130,7 @@ def preprocessor_of(cfg: DictConfig, frame: Frame, raw_box: int) -> Preprocessor
         window_inner=cfg.data.window_inner,
         window_outer=cfg.data.window_outer,
         invert=cfg.data.invert,
+        ignore_dc=cfg.data.ignore_dc,
     )
 
 
@@ -168,6 +159,31 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
     check_classes(cfg, len(table))
     check_frame(cfg, frame)
     return frame
+
+
+def make_particles(
+    cfg: DictConfig,
+    table: ParticleTable,
+    excluded: Excluded,
+    frame: Frame,
+    device: torch.device,
+) -> Particles:
+    """The particles with their preprocessing, not yet read."""
+    return Particles(
+        table,
+        excluded,
+        preprocessor_of(cfg, frame, int(table.box[0])),
+        seed=cfg.seed,
+        device=device,
+        threads=threads_of(cfg),
+        int8_signed=cfg.data.int8_signed,
+        memory_fraction=cfg.hardware.memory_fraction,
+    )
+
+
+def threads_of(cfg: DictConfig) -> int:
+    """Threads to compute and read with."""
+    return cfg.hardware.threads or os.cpu_count() or 1
 
 
 def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:

@@ -46,6 +46,7 @@ DATA: Mapping[str, Rule] = {
     "data.window": Flag(),
     "data.window_inner": Real(above=0, most=1.5, unit="fraction of the half box"),
     "data.window_outer": Real(above=0, most=1.5, unit="fraction of the half box"),
+    "data.ignore_dc": Flag(),
     "data.max_particles": OrNull(Whole(1)),
 }
 

@@ -23,6 +23,10 @@ class Preprocessor:
     normalisation), a soft window takes the corners away, the image is Fourier-cropped to the
     working box and sampled on rings.
 
+    Rings begin at 1/box, so that the DC term itself is no sample; but the window spreads a constant
+    over the first rings. With ``ignore_dc`` the mean under the window, ``sum w x / sum w``, goes
+    before: F(0) = 0, and a constant added inside the window changes nothing.
+
     Args:
         grid: polar grid of the working box.
         raw_box: size of the raw images (pixel).
@@ -31,6 +35,7 @@ class Preprocessor:
         window_inner: end of the flat part of the window, as a part of the half box.
         window_outer: end of the soft edge, as a part of the half box.
         invert: whether protein is dark in the raw images.
+        ignore_dc: whether the mean under the window is taken away.
     """
 
     grid: PolarGrid
@@ -40,6 +45,7 @@ class Preprocessor:
     window_inner: float = 0.85
     window_outer: float = 0.99
     invert: bool = False
+    ignore_dc: bool = True
 
     @cached_property
     def _background(self) -> Tensor:
@@ -61,8 +67,11 @@ class Preprocessor:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Polar samples ``[n a s]`` of raw boxes ``[n y x]``."""
-        flat = self.normalise(images) * self._window.to(images.device)
-        return self.grid.sample(fourier_crop(flat, self.grid.box))
+        window = self._window.to(images.device)
+        flat = self.normalise(images)
+        if self.ignore_dc:
+            flat = flat - ((flat * window).sum((1, 2)) / window.sum())[:, None, None]
+        return self.grid.sample(fourier_crop(flat * window, self.grid.box))
 
 
 Transfer = Callable[[CtfParams, Tensor, Tensor], Tensor]
