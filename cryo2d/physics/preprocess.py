@@ -14,6 +14,9 @@ from cryo2d.physics.ctf import ctf_at
 from cryo2d.physics.mask import circular_mask, radius_grid
 from cryo2d.types import CtfParams, ParticleBatch
 
+PIECE_PIXELS = 1 << 19
+"""On a CPU so many pixels go through all steps together: they stay in its caches."""
+
 
 @dataclass(frozen=True)
 class Preprocessor:
@@ -49,7 +52,9 @@ class Preprocessor:
 
     @cached_property
     def _background(self) -> Tensor:
-        return radius_grid(self.raw_box) > self.background_radius * self.raw_box / 2
+        """Weights of the mean over the background ``[y x]``."""
+        outside = radius_grid(self.raw_box) > self.background_radius * self.raw_box / 2
+        return outside.float() / outside.sum()
 
     @cached_property
     def _window(self) -> Tensor:
@@ -60,18 +65,30 @@ class Preprocessor:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images with background mean 0 and standard deviation 1, protein white."""
-        border = images[:, self._background.to(images.device)]
-        mean, deviation = border.mean(1), border.std(1)
-        sign = -1.0 if self.invert else 1.0
-        return sign * (images - mean[:, None, None]) / deviation[:, None, None].clamp(min=1e-20)
+        weight = self._background.to(images.device)
+        unbiased = 1.0 / (1.0 - 1.0 / (weight > 0).sum())
+        centred = images - _mean(images, weight)
+        deviation = (unbiased * _mean(centred.square(), weight)).sqrt()
+        return centred * ((-1.0 if self.invert else 1.0) / deviation.clamp(min=1e-20))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Polar samples ``[n a s]`` of raw boxes ``[n y x]``."""
+        if images.is_cuda:
+            return self._samples(images)
+        size = max(1, PIECE_PIXELS // max(self.raw_box, self.grid.padded) ** 2)
+        return torch.cat([self._samples(piece) for piece in images.split(size)])
+
+    def _samples(self, images: Tensor) -> Tensor:
         window = self._window.to(images.device)
         flat = self.normalise(images)
         if self.ignore_dc:
-            flat = flat - ((flat * window).sum((1, 2)) / window.sum())[:, None, None]
+            flat = flat - _mean(flat, window / window.sum())
         return self.grid.sample(fourier_crop(flat * window, self.grid.box))
+
+
+def _mean(images: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of each image: ``[n y x]``, ``[y x]`` -> ``[n 1 1]``."""
+    return (images.flatten(1) @ weight.flatten())[:, None, None]
 
 
 Transfer = Callable[[CtfParams, Tensor, Tensor], Tensor]
