@@ -278,7 +278,7 @@ class StackReader:
 
 def _pread(descriptor: int, buffer: np.ndarray, offset: int) -> int:
     """Fill a buffer from a file; bytes read, fewer at its end. Network errors are tried again."""
-    view, got, tries = memoryview(buffer), 0, 0
+    view, got, tries = buffer.data, 0, 0
     while got < len(view):
         try:
             step = os.preadv(descriptor, [view[got:]], offset + got)
