@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
+from cryo2d.data.store import InMemory, Nowhere, OnDisk, Store
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
 from cryo2d.em.clamp import ClampedSolver
 from cryo2d.em.given import KeepPoses
@@ -176,9 +177,20 @@ def make_particles(
         seed=cfg.seed,
         device=device,
         threads=threads_of(cfg),
+        store=store_of(cfg),
         int8_signed=cfg.data.int8_signed,
         memory_fraction=cfg.hardware.memory_fraction,
     )
+
+
+def store_of(cfg: DictConfig) -> Store:
+    """Where the preprocessed particles are kept."""
+    cache, fraction = cfg.data.cache, cfg.hardware.memory_fraction
+    if cache == "off":
+        return Nowhere()
+    if cache == "ram":
+        return InMemory(fraction)
+    return OnDisk(Path(to_absolute_path(cache)), fraction)
 
 
 def threads_of(cfg: DictConfig) -> int:

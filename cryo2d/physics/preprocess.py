@@ -17,6 +17,9 @@ from cryo2d.types import CtfParams, ParticleBatch
 PIECE_PIXELS = 1 << 19
 """On a CPU so many pixels go through all steps together: they stay in its caches."""
 
+LANES = 8
+"""And a multiple of so many images, which fills the vectors of its arithmetic."""
+
 
 @dataclass(frozen=True)
 class Preprocessor:
@@ -75,8 +78,12 @@ class Preprocessor:
         """Polar samples ``[n a s]`` of raw boxes ``[n y x]``."""
         if images.is_cuda:
             return self._samples(images)
-        size = max(1, PIECE_PIXELS // max(self.raw_box, self.grid.padded) ** 2)
-        return torch.cat([self._samples(piece) for piece in images.split(size)])
+        side = max(self.raw_box, self.grid.padded)
+        size = LANES * max(1, PIECE_PIXELS // (LANES * side**2))
+        # pieces of one size: what an image becomes does not depend on its company
+        *whole, last = images.split(size)
+        whole.append(torch.cat((last, last.new_zeros((size - len(last), *last.shape[1:])))))
+        return torch.cat([self._samples(piece) for piece in whole])[: len(images)]
 
     def _samples(self, images: Tensor) -> Tensor:
         window = self._window.to(images.device)

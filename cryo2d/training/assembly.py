@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryo2d.data.cache import ParticleCache
+from cryo2d.data.cache import ParticleSource
 from cryo2d.em.given import KeepPoses
 from cryo2d.em.search import PoseSearch
 from cryo2d.em.seed import add_random, low_passed_averages
@@ -106,7 +106,7 @@ class Frame:
 
 
 def random_references(
-    cache: ParticleCache,
+    cache: ParticleSource,
     frame: Frame,
     rows: Tensor,
     *,
@@ -132,7 +132,7 @@ def random_references(
         generator: random numbers.
         known: poses of the particles, if they are not to be random.
     """
-    grid, device = frame.grid, cache.rings.device
+    grid, device = frame.grid, cache.device
     stats = SufficientStats.zeros(grid, num_classes, len(noise), device)
     for start in range(0, len(rows), batch_size):
         batch = cache.batch(rows[start : start + batch_size])
