@@ -1,7 +1,6 @@
 """The main job: particles in, class averages and assignments out."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
-from cryo2d.data.store import InMemory, Nowhere, OnDisk, Store
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
 from cryo2d.em.clamp import ClampedSolver
 from cryo2d.em.given import KeepPoses
@@ -30,7 +28,8 @@ from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.mrc import read_images
 from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
 from cryo2d.jobs.limits import check_classes, check_frame
-from cryo2d.physics.preprocess import TRANSFER, Preprocessor, working_box
+from cryo2d.jobs.particles import make_particles, threads_of
+from cryo2d.physics.preprocess import TRANSFER, working_box
 from cryo2d.training.assembly import Frame, random_references
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
 from cryo2d.training.datamodule import Particles
@@ -122,19 +121,6 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
     return table, excluded
 
 
-def preprocessor_of(cfg: DictConfig, frame: Frame, raw_box: int) -> Preprocessor:
-    """Raw boxes to the samples of the working box."""
-    return Preprocessor(
-        frame.grid,
-        raw_box,
-        window=cfg.data.window,
-        window_inner=cfg.data.window_inner,
-        window_outer=cfg.data.window_outer,
-        invert=cfg.data.invert,
-        ignore_dc=cfg.data.ignore_dc,
-    )
-
-
 def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
     """Working box, mask and limits, checked against each other.
 
@@ -160,42 +146,6 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
     check_classes(cfg, len(table))
     check_frame(cfg, frame)
     return frame
-
-
-def make_particles(
-    cfg: DictConfig,
-    table: ParticleTable,
-    excluded: Excluded,
-    frame: Frame,
-    device: torch.device,
-) -> Particles:
-    """The particles with their preprocessing, not yet read."""
-    return Particles(
-        table,
-        excluded,
-        preprocessor_of(cfg, frame, int(table.box[0])),
-        seed=cfg.seed,
-        device=device,
-        threads=threads_of(cfg),
-        store=store_of(cfg),
-        int8_signed=cfg.data.int8_signed,
-        memory_fraction=cfg.hardware.memory_fraction,
-    )
-
-
-def store_of(cfg: DictConfig) -> Store:
-    """Where the preprocessed particles are kept."""
-    cache, fraction = cfg.data.cache, cfg.hardware.memory_fraction
-    if cache == "off":
-        return Nowhere()
-    if cache == "ram":
-        return InMemory(fraction)
-    return OnDisk(Path(to_absolute_path(cache)), fraction)
-
-
-def threads_of(cfg: DictConfig) -> int:
-    """Threads to compute and read with."""
-    return cfg.hardware.threads or os.cpu_count() or 1
 
 
 def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:

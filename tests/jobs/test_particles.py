@@ -1,4 +1,4 @@
-"""What the settings of a classification turn into."""
+"""What the settings of the particles turn into."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from cryo2d.data.store import InMemory, Nowhere, OnDisk
-from cryo2d.jobs.classify import store_of
+from cryo2d.jobs.particles import store_of
 
 
 @pytest.mark.parametrize(
