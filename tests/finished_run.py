@@ -38,7 +38,7 @@ class FinishedRun:
 
 
 def finished_run(folder: Path, *, micrographs: tuple[str, ...] = ("a.mrc", "b.mrc")) -> FinishedRun:
-    """Particles without noise or CTF, each the picture of its class turned and shifted away."""
+    """Particles without CTF, each the picture of its class turned and shifted, in some noise."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     classes = rng.permutation(np.repeat(np.arange(CLASSES), COUNTS))
@@ -49,7 +49,8 @@ def finished_run(folder: Path, *, micrographs: tuple[str, ...] = ("a.mrc", "b.mr
         for k, p, t in zip(classes, psi, shift, strict=True)
     ]
     stack = folder / "particles.mrcs"
-    write_stack(stack, np.stack(images).astype(np.float32), PIXEL)
+    noisy = np.stack(images) + rng.normal(0, 0.1, (count, BOX, BOX))
+    write_stack(stack, noisy.astype(np.float32), PIXEL)
     table = ParticleTable(
         source="particles.star",
         source_row=np.arange(count) + 30,

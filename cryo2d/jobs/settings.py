@@ -161,6 +161,8 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         "rules": OrNull(Condition("resolution < 12 and count > 200")),
         "classes": OrNull(Several(Whole(1))),
         "templates": Flag(),
+        "host": Text("an address or a host name"),
+        "port": OrNull(Whole(1, 65535)),
         **RUN,
     },
 }

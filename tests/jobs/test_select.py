@@ -1,5 +1,9 @@
 import json
+import threading
+import time
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from cryo2d.errors import InputError
 from cryo2d.io.averages import ClassAverages, read_class_averages, write_class_averages
 from cryo2d.io.cs import read_array
 from cryo2d.io.particles import read_particles
-from cryo2d.jobs.select import run
+from cryo2d.jobs.select import memory_of, run
 
 PARTS = ("selected", "excluded")
 
@@ -139,6 +143,46 @@ def test_scores_are_used_where_the_classes_have_them(finished, tmp_path):
     run(settings(folder, rules="score > 0.5 and count > 0"), tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["classes"] == [4, 5]
+
+
+def test_the_page_is_served_until_its_choice_is_written(tmp_path, capsys):
+    run_dir, folder = tmp_path / "out", finished_run(tmp_path / "run").folder
+    run_dir.mkdir()
+    shown: list[str] = []
+
+    def finish() -> None:
+        while not any("token=" in text for text in shown):
+            shown.append(capsys.readouterr().out)
+            time.sleep(0.01)
+        address = next(word for text in shown for word in text.split() if "token=" in word)
+        place = urlsplit(address)
+        connection = HTTPConnection(place.netloc, timeout=10)
+        connection.request("GET", f"{place.path}?{place.query}")
+        answer = connection.getresponse()
+        answer.read()
+        headers = {
+            "Cookie": answer.headers["Set-Cookie"].partition(";")[0],
+            "Origin": f"http://{place.netloc}",
+            "Content-Type": "application/json",
+        }
+        connection.request("POST", "/finish", '{"selected": [1, 2], "revision": 1}', headers)
+        shown.append(connection.getresponse().read().decode())
+        connection.close()
+
+    browser = threading.Thread(target=finish)
+    browser.start()
+    assert run(settings(folder), run_dir) == COUNTS[0] + COUNTS[1]
+    browser.join()
+    assert "ssh -L" in shown[-2]
+    assert json.loads(shown[-1])["folder"] == str(run_dir)
+    assert json.loads((run_dir / "manifest.json").read_text())["chosen_by"] == "page"
+
+
+def test_the_choice_on_a_page_is_kept_where_it_can_be(tmp_path, monkeypatch, caplog):
+    assert memory_of(tmp_path, tmp_path / "out") == tmp_path / "selection.json"
+    monkeypatch.setattr("os.access", lambda *args: False)
+    assert memory_of(tmp_path, tmp_path / "out") == tmp_path / "out" / "selection.json"
+    assert "cannot be written" in caplog.text
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path):

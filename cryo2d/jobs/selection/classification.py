@@ -46,8 +46,13 @@ class Classification:
             )
             problem = Problem(str(folder), found, "the folder of a classification", action)
             raise InputError([problem])
-        finished = (folder / MANIFEST).is_file() and any((folder / n).is_file() for n in PARTICLES)
+        finished = cls.is_finished(folder)
         return cls(folder, read_class_averages(folder), finished)
+
+    @staticmethod
+    def is_finished(folder: Path) -> bool:
+        """Whether a run has written everything."""
+        return (folder / MANIFEST).is_file() and any((folder / n).is_file() for n in PARTICLES)
 
     def __len__(self) -> int:
         return len(self.averages)
