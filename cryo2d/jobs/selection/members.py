@@ -145,13 +145,15 @@ class Members:
         for chunk in chunks:
             raw[[place[int(row)] for row in chunk.rows]] = chunk.images
         images = normalised(raw, PARTICLE, -1.0 if recording.invert else 1.0)
-        pixel = float(table.pixel_size[rows[0]]) * raw.shape[-1] / images.shape[-1]
+        pixel = table.pixel_size[rows] * raw.shape[-1] / images.shape[-1]
         found = table.alignment
         assert found is not None
         psi = np.zeros(len(rows)) if found.psi is None else found.psi[rows]
-        shift = np.zeros((len(rows), 2)) if found.shift is None else found.shift[rows] / pixel
+        shift = (
+            np.zeros((len(rows), 2)) if found.shift is None else found.shift[rows] / pixel[:, None]
+        )
         ctf = None if table.ctf is None else ctf_params(table.ctf.take(rows), len(rows))
-        clean = filtered(images, ctf, pixel, recording.ctf)
+        clean = filtered(images, ctf, float(pixel[0]), recording.ctf)
         levels = [member_levels(aligned(part, psi, shift)) for part in (images, clean)]
         png = sheet_png(np.concatenate(levels), PARTICLE, len(rows))
         return Sheet(png, PARTICLE, len(rows))

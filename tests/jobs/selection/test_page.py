@@ -188,11 +188,12 @@ def test_a_run_is_followed_and_finished_when_it_is(browser, make_client, tmp_pat
     (run.folder / "manifest.json").rename(tmp_path / "later")
     client = make_client(run)
     browser.open(client.server.address)
-    assert text(browser, "stage") == "running, iteration 5"
+    assert text(browser, "stage") == "not finished, iteration 5"
     browser.click(tile(1))
     assert browser.run("document.getElementById('finish').disabled")
     (tmp_path / "later").rename(run.folder / "manifest.json")
     write_class_averages(run.folder, run.averages)
+    browser.run("dispatchEvent(new Event('focus'))")
     browser.wait("document.getElementById('stage').hidden")
     browser.wait("!document.getElementById('finish').disabled")
     assert selected(browser) == [1]

@@ -1,5 +1,7 @@
 // What is drawn beside an average: scale bar, ring correlation, picks on a micrograph.
 
+// twice the size on the page, for fine screens
+const MAP = { width: 920, height: 480 };
 const SVG = "http://www.w3.org/2000/svg";
 const ROUND = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000];
 
@@ -60,17 +62,17 @@ export function drawFrc(svg, frequency, frc) {
 // All picks as rings, the members of the class filled; rows run downwards as in the micrograph.
 export function drawPicks(canvas, { x, y, member, width, height, box }) {
   const colours = getComputedStyle(canvas);
-  const scale = 1000 / width;
-  canvas.width = 1000;
+  const scale = Math.min(MAP.width / width, MAP.height / height);
+  canvas.width = Math.max(1, Math.round(width * scale));
   canvas.height = Math.max(1, Math.round(height * scale));
   const pen = canvas.getContext("2d");
   pen.fillStyle = colours.getPropertyValue("--blank");
   pen.fillRect(0, 0, canvas.width, canvas.height);
-  const radius = Math.max(4, Math.min(30, 0.3 * box * scale));
+  const radius = Math.max(5, Math.min(30, 0.25 * box * scale));
   for (const inside of [false, true]) {
     pen.strokeStyle = colours.getPropertyValue(inside ? "--chosen" : "--muted");
     pen.fillStyle = pen.strokeStyle;
-    pen.lineWidth = inside ? 3 : 1.2;
+    pen.lineWidth = inside ? 4 : 2;
     for (let i = 0; i < x.length; i++) {
       if (member[i] !== inside) continue;
       pen.beginPath();

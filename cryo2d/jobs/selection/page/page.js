@@ -168,7 +168,7 @@ function tally() {
 function tellStage() {
   part("stage").hidden = data.finished;
   const iteration = data.iteration ? `, iteration ${data.iteration}` : "";
-  part("stage").textContent = `running${iteration}`;
+  part("stage").textContent = `not finished${iteration}`;
 }
 
 function tell(text) {
@@ -183,6 +183,7 @@ function lost() {
 
 // Asks now and then whether the run has gone on, and whether the program is still there.
 async function follow() {
+  clearTimeout(timer);
   try {
     const state = await read("state.json");
     if (choice.dirty) await choice.save();
@@ -196,7 +197,8 @@ async function follow() {
     part("notice").dataset.lost = true;
     lost();
   }
-  timer = setTimeout(follow, data.finished ? IDLE : FOLLOW);
+  clearTimeout(timer);
+  if (part("end").hidden) timer = setTimeout(follow, data.finished ? IDLE : FOLLOW);
 }
 
 async function finish() {
@@ -216,11 +218,12 @@ async function finish() {
     tally();
     return;
   }
-  clearTimeout(timer);
   end(answer);
 }
 
 function end(written) {
+  clearTimeout(timer);
+  window.removeEventListener("focus", follow);
   for (const node of [part("head"), part("grid"), part("nothing")]) node.hidden = true;
   part("end").hidden = false;
   part("end-numbers").textContent = `${plural(written.classes, "class")} of ${written.num_classes}, `
@@ -237,3 +240,4 @@ function end(written) {
 setTheme(matchMedia("(prefers-color-scheme: dark)").matches);
 await load();
 timer = setTimeout(follow, FOLLOW);
+window.addEventListener("focus", follow);
