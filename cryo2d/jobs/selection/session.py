@@ -62,7 +62,7 @@ class Session:
         self.members = Members(folder, self.recording)
         self.written: Written | None = None
         self.done = threading.Event()
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._view = self._look()
         self.memory = Memory(memory, len(self._view.run))
 
@@ -176,7 +176,7 @@ class Session:
         return self.memory.change(selected, revision)
 
     def finish(self, selected: list[int], revision: int) -> Written:
-        """Keep the choice and write its files.
+        """Keep the choice and write its files, once: a second request gets the same answer.
 
         Raises:
             InputError: if nothing is selected or the run is not finished.
@@ -184,10 +184,12 @@ class Session:
         """
         run = self.view().run
         mask = by_number(selected, len(run))
-        self.choose(selected, revision)
-        selection = Selection(mask, "page")
-        self.written = write_selection(self.out, run, selection, templates=self.templates)
-        return self.written
+        with self._writing:
+            if self.written is None:
+                self.choose(selected, revision)
+                selection = Selection(mask, "page")
+                self.written = write_selection(self.out, run, selection, templates=self.templates)
+            return self.written
 
 
 def plain(values: np.ndarray) -> list[float | None]:

@@ -125,6 +125,13 @@ def test_finish_writes_the_files_and_ends(fresh):
     assert Memory(fresh.run.folder / "selection.json", CLASSES).choice.selected == (2, 4)
 
 
+def test_the_files_are_written_once(fresh):
+    first = fresh.post("/finish", {"selected": [2], "revision": 1})
+    second = fresh.post("/finish", {"selected": [3], "revision": 2})
+    assert second.json == first.json
+    assert json.loads((fresh.out / "manifest.json").read_text())["classes"] == [2]
+
+
 def test_nothing_selected_is_no_end(fresh):
     answer = fresh.post("/finish", {"selected": [], "revision": 1})
     assert answer.status == HTTPStatus.BAD_REQUEST

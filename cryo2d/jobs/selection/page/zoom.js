@@ -96,7 +96,8 @@ export class Zoom {
     const options = facts.micrographs.map(({ index, name, members }) => {
       const option = document.createElement("option");
       option.value = index;
-      option.textContent = `${name} (${members})`;
+      option.textContent = `${name.split("/").pop()} (${members})`;
+      option.title = name;
       return option;
     });
     this.#part("micrograph").replaceChildren(...options);
