@@ -156,7 +156,7 @@ class Members:
         clean = filtered(images, ctf, float(pixel[0]), recording.ctf)
         levels = [member_levels(aligned(part, psi, shift)) for part in (images, clean)]
         png = sheet_png(np.concatenate(levels), PARTICLE, len(rows))
-        return Sheet(png, PARTICLE, len(rows))
+        return Sheet(png, PARTICLE, len(rows), images.shape[-1])
 
     def picks(self, k: int, micrograph: int) -> dict[str, Any] | None:
         """Where the particles of a micrograph were picked, and which of them are members.

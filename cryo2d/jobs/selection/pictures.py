@@ -20,6 +20,9 @@ TILE, MANY_TILE, MANY = 192, 128, 120
 PARTICLE = 128
 """Edge of a particle on its sheet (pixel)."""
 
+EDGE = 1.2
+"""End of the soft edge of the mask as a part of its radius."""
+
 LOW_PASS = 20.0
 """Single particles show little beyond this resolution (Angstrom)."""
 
@@ -35,11 +38,13 @@ class Sheet:
         png: the picture.
         tile: edge of a tile (pixel).
         columns: tiles in a row.
+        box: pixels of the images along the edge of a tile.
     """
 
     png: bytes
     tile: int
     columns: int
+    box: int
 
 
 def average_sheet(averages: np.ndarray, radius: float | None = None) -> Sheet:
@@ -47,12 +52,16 @@ def average_sheet(averages: np.ndarray, radius: float | None = None) -> Sheet:
 
     Args:
         averages: protein white.
-        radius: of the mask in which the contrast is measured (pixel).
+        radius: of the mask in which the contrast is measured (pixel); what lies beyond its soft
+            edge is plain solvent and is left out, so that the particles are shown large.
     """
-    count = len(averages)
+    count, size = averages.shape[:2]
     tile = TILE if count <= MANY else MANY_TILE
     columns = int(np.ceil(np.sqrt(count)))
-    return Sheet(sheet_png(grey_levels(averages, radius), tile, columns), tile, columns)
+    half = size // 2 if radius is None else min(size // 2, int(np.ceil(EDGE * radius)))
+    inside = slice(size // 2 - half, size // 2 + half)
+    levels = grey_levels(averages, radius)[:, inside, inside]
+    return Sheet(sheet_png(levels, tile, columns), tile, columns, 2 * half)
 
 
 def sheet_png(levels: np.ndarray, tile: int, columns: int) -> bytes:

@@ -102,12 +102,10 @@ class Session:
     def classes(self) -> dict[str, Any]:
         """Everything that the grid shows but the pictures."""
         view = self.view()
-        averages = view.run.averages
         return {
             **self.state(),
             "run": str(self.folder),
-            "pixel_size": averages.pixel_size,
-            "box": averages.images.shape[-1],
+            "extent": view.sheet.box * view.run.averages.pixel_size,
             "tile": view.sheet.tile,
             "columns": view.sheet.columns,
             "measures": {n: plain(v) for n, v in view.run.measures.items()},

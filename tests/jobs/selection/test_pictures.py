@@ -71,6 +71,20 @@ def test_a_sheet_holds_every_average(count):
     )
 
 
+def test_beyond_the_mask_nothing_is_shown():
+    image = picture(64)[None].astype(np.float32)
+    whole, part = average_sheet(image), average_sheet(image, radius=15.0)
+    assert (whole.box, part.box) == (64, 36)
+    assert (whole.tile, whole.columns) == (part.tile, part.columns)
+    large = Image.open(io.BytesIO(whole.png)).crop(
+        [192 * (32 - 18) // 64] * 2 + [192 * 50 // 64] * 2
+    )
+    shown = np.asarray(Image.open(io.BytesIO(part.png)), float)
+    expected = np.asarray(large.resize(shown.shape), float)
+    assert np.corrcoef(shown.ravel(), expected.ravel())[0, 1] > 0.95
+    assert average_sheet(image, radius=100.0).box == 64
+
+
 def test_the_members_on_a_sheet_look_like_their_class(tmp_path):
     run = finished_run(tmp_path)
     members = Members(tmp_path, Recording(ctf="none"))

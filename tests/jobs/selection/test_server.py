@@ -31,7 +31,7 @@ def test_the_classes_and_their_numbers(client):
     finite = [value if np.isfinite(value) else None for value in RESOLUTION]
     assert held["measures"]["resolution"] == finite, "JSON knows no infinity"
     assert sorted(held["similarity"]) == list(range(CLASSES))
-    assert (held["pixel_size"], held["box"], held["finished"]) == (PIXEL, BOX, True)
+    assert (held["extent"], held["finished"]) == (BOX * PIXEL, True)
 
 
 def test_the_sheet_has_a_tile_for_each_class(client):

@@ -43,7 +43,7 @@ export class Zoom {
     const entry = data.classes.find(other => other.class === number);
     this.#part("zoom-title").textContent = `Class ${number}`;
     this.grid.paint(this.#part("zoom-picture"), number);
-    drawScale(this.#part("zoom-scale"), data.box * data.pixel_size);
+    drawScale(this.#part("zoom-scale"), data.extent);
     const facts = MEASURES.filter(measure => entry[measure.name] != null).flatMap(measure => {
       const name = document.createElement("dt"), value = document.createElement("dd");
       name.textContent = measure.label;
