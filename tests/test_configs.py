@@ -26,7 +26,7 @@ OPTIONS = sorted(
 
 
 # Settings without a default.
-NEEDED = {"deduplicate": ["data.path=particles.star"]}
+NEEDED = {"deduplicate": ["data.path=particles.star"], "select": ["run=outputs/classify/run"]}
 
 
 def composed(job: str, *overrides: str) -> DictConfig:

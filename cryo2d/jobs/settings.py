@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs.rules import (
     Choice,
+    Condition,
     Device,
     Even,
     Flag,
@@ -158,6 +159,15 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         "data.path": Text("a .star or .cs file (data.path=particles.star)"),
         "data.passthrough": Several(Text("a .cs file")),
         **DUPLICATES,
+        **RUN,
+    },
+    "select": {
+        "run": Text("the folder of a classification (run=outputs/classify/...)"),
+        "rules": OrNull(Condition("resolution < 12 and count > 200")),
+        "classes": OrNull(Several(Whole(1))),
+        "templates": Flag(),
+        "host": Text("an address or a host name"),
+        "port": OrNull(Whole(1, 65535)),
         **RUN,
     },
 }

@@ -12,26 +12,18 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from cryo2d.data.cache import ParticleCache, ParticleSource, ParticleStream
+from cryo2d.data.optics import ctf_params
 from cryo2d.data.outcome import extended
 from cryo2d.data.prepared import PreparedParticles
 from cryo2d.data.sampler import VisitPlan, half_sets
 from cryo2d.data.store import Filled, InMemory, Store
 from cryo2d.errors import InputError, Problem
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.io.particles import CtfColumns, Excluded, ParticleTable
+from cryo2d.io.particles import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor
-from cryo2d.types import CtfParams, GivenPoses, ParticleBatch
+from cryo2d.types import GivenPoses, ParticleBatch
 
 log = logging.getLogger(__name__)
-
-
-def ctf_params(columns: CtfColumns | None, count: int) -> CtfParams:
-    """CTF columns of a table as float32 tensors; zeros where there are none."""
-    names = CtfParams.__dataclass_fields__
-    if columns is None:
-        return CtfParams(**{name: torch.ones(count) for name in names})
-    values = {name: torch.from_numpy(np.asarray(getattr(columns, name))) for name in names}
-    return CtfParams(**{name: value.float() for name, value in values.items()})
 
 
 class BatchStream:

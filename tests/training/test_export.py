@@ -143,7 +143,7 @@ def test_pictures_open_and_the_report_has_them(finished: tuple[Path, StackData])
     for heading in ("Class averages", "Course of the run", "Ring correlation", "Noise"):
         assert heading in page
     assert "model.num_classes=6" in page
-    assert f"Classes without particles: {CLASSES - 1}." in page
+    assert f"Classes without particles: {CLASSES}." in page
 
 
 def test_table_of_classes_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

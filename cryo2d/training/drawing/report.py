@@ -109,7 +109,7 @@ def _rows(
         cells = [(text, f"{v:.6g}" if np.isfinite(v) else "1e30") for text, v in values.values()]
         empty = bool(table.count[k] == 0)
         picture = b"" if empty else thumbnail(levels[k])
-        rows.append({"number": int(k), "empty": empty, "picture": picture, "cells": cells})
+        rows.append({"number": int(k) + 1, "empty": empty, "picture": picture, "cells": cells})
     return rows
 
 
