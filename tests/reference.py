@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.ctf import ctf_at
@@ -180,3 +181,26 @@ def microscope(count: int, astigmatism: float = 600.0) -> CtfParams:
         phase_shift=torch.zeros(count),
         b_factor=torch.full((count,), 30.0),
     )
+
+
+def rebuilt(images: Array, ctf: CtfParams, pixel_size: float, psi: Array, shift: Array) -> Array:
+    """Average ``[y x]`` of particles ``[n y x]`` by their poses, pixel by pixel.
+
+    The class shows at y what a particle has at x = R(-psi) y - t. CTF times particle, so taken into
+    the class and added up, over the sum of the squared CTFs, turned alike.
+    """
+    box = images.shape[-1]
+    axis = np.fft.fftfreq(box, pixel_size)
+    fx, fy = np.meshgrid(axis, axis)
+    row, column = np.indices((box, box)) - box // 2
+    total, weight = np.zeros((box, box)), np.zeros((box, box))
+    for i, image in enumerate(images):
+        spectrum = transfer(ctf[i : i + 1], fx, fy)
+        filtered = np.fft.ifft2(np.fft.fft2(image) * spectrum).real
+        back = turn(-psi[i])
+        x, y = np.einsum("ij,jyx->iyx", back, np.stack([column, row])) - shift[i][:, None, None]
+        places = np.stack([y, x]) + box // 2
+        total += map_coordinates(filtered, places, order=3, mode="nearest")
+        weight += transfer(ctf[i : i + 1], *np.einsum("ij,jyx->iyx", back, np.stack([fx, fy]))) ** 2
+    weight += 1e-2 * weight.max()
+    return np.fft.ifft2(np.fft.fft2(total) / weight).real

@@ -12,12 +12,18 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
+import torch
 from hydra import compose, initialize_config_dir
+from reference import rebuilt
 
 from cryo2d import cli
+from cryo2d.geometry.fourier import fourier_crop
 from cryo2d.io.averages import read_class_averages
+from cryo2d.io.mrc import read_images
+from cryo2d.io.particles import read_particles
 from cryo2d.jobs import reconstruct
 from cryo2d.simulate.particles import simulate
+from cryo2d.training.datamodule import ctf_params
 
 COUNT, VIEWS, CLASSES = 420, 6, 8
 SIMULATION = {
@@ -200,6 +206,41 @@ def test_rotations_are_found(run, stack):
         error.extend(np.abs(np.angle(turned / turned.mean())))
     assert len(error) > 50
     assert np.degrees(np.median(error)) < 6.0
+
+
+def test_the_written_poses_rebuild_the_written_averages(run, stack):
+    """Files alone: class, angle and origin of each particle, taken by the stated convention."""
+    folder, _ = run
+    rows = starfile.read(folder / "particles.star", always_dict=True)["particles"]
+    images = read_images(stack.parent / "particles.mrcs")[image_rows(folder / "particles.star")]
+    table, _ = read_particles(str(folder / "particles.star"))
+    ctf = ctf_params(table.ctf, len(table))
+    averages = read_images(folder / "class_averages.mrcs")
+    box = averages.shape[-1]
+    psi = np.radians(rows["rlnAnglePsi"].to_numpy())
+    shift = rows[["rlnOriginXAngst", "rlnOriginYAngst"]].to_numpy() / SIMULATION["pixel_size"]
+    row, column = np.indices((box, box)) - box // 2
+    inside = np.hypot(row, column) < 0.4 * box
+
+    def likeness(k: int, turn: float = 1.0, move: float = 1.0) -> float:
+        own = np.flatnonzero(rows["rlnClassNumber"] == k + 1)
+        built = rebuilt(
+            images[own].astype(float),
+            ctf[torch.from_numpy(own)],
+            SIMULATION["pixel_size"],
+            turn * psi[own],
+            move * shift[own],
+        )
+        small = fourier_crop(torch.from_numpy(built)[None], box)[0].numpy()
+        return float(np.corrcoef(small[inside], averages[k][inside])[0, 1])
+
+    counts = np.bincount(rows["rlnClassNumber"] - 1, minlength=CLASSES)
+    large = np.flatnonzero(counts >= 40)
+    assert len(large) >= 4
+    right = np.array([likeness(k) for k in large])
+    assert right.min() > 0.95
+    assert right.mean() > np.mean([likeness(k, turn=-1.0) for k in large]) + 0.2
+    assert right.mean() > np.mean([likeness(k, move=-1.0) for k in large]) + 0.05
 
 
 @pytest.mark.slow

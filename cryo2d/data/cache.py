@@ -1,19 +1,74 @@
-"""Preprocessed particles, kept in memory in half precision."""
+"""Preprocessed particles in half precision, in memory or read anew for every batch."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cryo2d.types import CtfParams, ParticleBatch
 
 
-@dataclass(frozen=True)
-class ParticleCache:
+class ParticleSource(ABC):
     """Polar Fourier samples and CTF of all particles of a run.
 
     Half precision costs an error of 0.06 % of the noise's standard deviation per score, far below
     the noise itself.
+
+    Attributes:
+        ctf: CTF parameters.
+        optics: optics group ``[n]`` (int64).
+        half: half-set ``[n]`` (int64).
+    """
+
+    ctf: CtfParams
+    optics: Tensor
+    half: Tensor
+
+    def __len__(self) -> int:
+        return len(self.half)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.half.device
+
+    @abstractmethod
+    def samples(self, rows: Tensor) -> Tensor:
+        """Real and imaginary part of some particles ``[n a s 2]`` (float16), on the device."""
+
+    def batch(self, rows: Tensor) -> ParticleBatch:
+        """Some particles in single precision."""
+        local = rows.to(self.device)
+        return ParticleBatch(
+            index=rows,
+            rings=torch.view_as_complex(self.samples(rows).float()),
+            ctf=self.ctf[local],
+            optics=self.optics[local],
+            half=self.half[local],
+            scale=torch.ones(len(rows), device=self.device),
+        )
+
+    def mean_power(self, num_groups: int, most: int = 5000) -> Tensor:
+        """Mean power on each ring ``[g s]`` of up to ``most`` evenly spaced particles."""
+        rows = torch.arange(0, len(self), max(1, len(self) // most))
+        power = torch.zeros((num_groups, self.samples(rows[:1]).shape[2]), device=self.device)
+        count = torch.zeros(num_groups, device=self.device)
+        for some in rows.split(512):
+            group = self.optics[some.to(self.device)]
+            part = self.samples(some).float().square().sum(-1).mean(1)
+            power.index_add_(0, group, part)
+            count.index_add_(0, group, torch.ones_like(group, dtype=torch.float32))
+        overall = power.sum(0) / count.sum()
+        each = power / count.clamp(min=1)[:, None]
+        return torch.where(count[:, None] > 0, each, overall)
+
+
+@dataclass(frozen=True)
+class ParticleCache(ParticleSource):
+    """All particles in memory.
 
     Attributes:
         rings: real and imaginary part ``[n a s 2]`` (float16).
@@ -27,9 +82,6 @@ class ParticleCache:
     optics: Tensor
     half: Tensor
 
-    def __len__(self) -> int:
-        return len(self.half)
-
     def to(self, device: torch.device | str) -> "ParticleCache":
         """The same particles on another device."""
         return ParticleCache(
@@ -41,29 +93,27 @@ class ParticleCache:
         """Memory of the samples."""
         return self.rings.numel() * self.rings.element_size()
 
-    def batch(self, rows: Tensor) -> ParticleBatch:
-        """Some particles in single precision."""
-        local = rows.to(self.half.device)
-        return ParticleBatch(
-            index=rows,
-            rings=torch.view_as_complex(self.rings[local].float()),
-            ctf=self.ctf[local],
-            optics=self.optics[local],
-            half=self.half[local],
-            scale=torch.ones(len(rows), device=self.half.device),
-        )
+    def samples(self, rows: Tensor) -> Tensor:
+        """Real and imaginary part of some particles ``[n a s 2]`` (float16)."""
+        return self.rings[rows.to(self.device)]
 
-    def mean_power(self, num_groups: int, most: int = 5000) -> Tensor:
-        """Mean power on each ring ``[g s]`` of up to ``most`` evenly spaced particles."""
-        step = max(1, len(self) // most)
-        part = self.rings[::step]
-        group = self.optics[::step]
-        power = torch.zeros((num_groups, part.shape[2]), device=part.device)
-        count = torch.zeros(num_groups, device=part.device)
-        for start in range(0, len(part), 512):
-            rows = slice(start, start + 512)
-            power.index_add_(0, group[rows], part[rows].float().square().sum(-1).mean(1))
-            count.index_add_(0, group[rows], torch.ones_like(group[rows], dtype=torch.float32))
-        overall = power.sum(0) / count.sum()
-        each = power / count.clamp(min=1)[:, None]
-        return torch.where(count[:, None] > 0, each, overall)
+
+@dataclass(frozen=True)
+class ParticleStream(ParticleSource):
+    """Particles that are read whenever they are asked for.
+
+    Attributes:
+        read: samples ``[n a s 2]`` (float16, CPU) of some rows ``[n]``.
+        ctf: CTF parameters.
+        optics: optics group ``[n]`` (int64).
+        half: half-set ``[n]`` (int64).
+    """
+
+    read: Callable[[np.ndarray], Tensor]
+    ctf: CtfParams
+    optics: Tensor
+    half: Tensor
+
+    def samples(self, rows: Tensor) -> Tensor:
+        """Real and imaginary part of some particles ``[n a s 2]`` (float16)."""
+        return self.read(rows.cpu().numpy()).to(self.device)

@@ -88,7 +88,7 @@ class Quantities(Mapping[str, np.ndarray]):
         if psi is not None:
             makers["psi"] = lambda: np.degrees(psi) % 360
         if index is not None:
-            makers["class"] = lambda: index
+            makers["class"] = lambda: index + 1
             makers["class_count"] = lambda: np.bincount(index)[index]
             if self._resolution is not None:
                 resolution = self._resolution

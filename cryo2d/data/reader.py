@@ -2,9 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,18 +12,21 @@ from cryo2d.errors import InputError
 from cryo2d.io.mrc import StackReader
 from cryo2d.io.particles import ParticleTable
 
+CHUNK_BYTES = 16 << 20
+MOST_IMAGES = 1024
+
 
 class ImageChunk(NamedTuple):
     """Some particle images.
 
     Attributes:
         rows: rows of the table ``[c]`` (int64), each once over all chunks.
-        images: ``[c y x]`` (float32), of those rows.
+        images: ``[c y x]`` (float32), of those rows, or what was prepared from them.
         bad: reason for each row that could not be used; these are not among ``rows``.
     """
 
     rows: np.ndarray
-    images: np.ndarray
+    images: Any
     bad: dict[int, str]
 
 
@@ -33,7 +36,8 @@ def iterate(
     rows: np.ndarray | None = None,
     threads: int = 4,
     int8_signed: bool = True,
-    chunk: int = 256,
+    chunk: int | None = None,
+    prepare: Callable[[np.ndarray], Any] | None = None,
 ) -> Iterator[ImageChunk]:
     """Read the images of a table, by stack and position in the stack.
 
@@ -45,7 +49,8 @@ def iterate(
         rows: only these rows.
         threads: readers at work.
         int8_signed: whether MRC mode 0 holds signed bytes.
-        chunk: most distinct images in one piece.
+        chunk: most distinct images in one piece; by default 16 MB of them.
+        prepare: applied to the images of a chunk in the thread that has read them.
 
     Yields:
         Chunks in file order. An image that cannot be read, is cut short, constant, or holds NaN or
@@ -54,13 +59,16 @@ def iterate(
     wanted = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
     order = wanted[np.lexsort((table.image_index[wanted], table.stack_id[wanted]))]
     first = np.flatnonzero(_is_new(table, order))
+    if chunk is None:
+        box = max(int(table.box.max(initial=1)), 1)
+        chunk = max(1, min(MOST_IMAGES, CHUNK_BYTES // (4 * box**2)))
     pieces = np.split(order, first[chunk::chunk]) if len(order) else []
     waiting: deque[Future[ImageChunk]] = deque()
     reader = StackReader(int8_signed=int8_signed)
     with reader, ThreadPoolExecutor(max(threads, 1)) as pool:
         try:
             for piece in pieces:
-                waiting.append(pool.submit(_read_chunk, table, piece, reader))
+                waiting.append(pool.submit(_read_chunk, table, piece, reader, prepare))
                 if len(waiting) >= 2 * max(threads, 1):
                     yield waiting.popleft().result()
             while waiting:
@@ -77,7 +85,12 @@ def _is_new(table: ParticleTable, order: np.ndarray) -> np.ndarray:
     return np.append(True, change)[: len(order)]
 
 
-def _read_chunk(table: ParticleTable, rows: np.ndarray, reader: StackReader) -> ImageChunk:
+def _read_chunk(
+    table: ParticleTable,
+    rows: np.ndarray,
+    reader: StackReader,
+    prepare: Callable[[np.ndarray], Any] | None,
+) -> ImageChunk:
     """Read the images of some rows in file order."""
     new = _is_new(table, rows)
     place = np.cumsum(new) - 1
@@ -98,7 +111,7 @@ def _read_chunk(table: ParticleTable, rows: np.ndarray, reader: StackReader) -> 
     if (flipped != 1).any():
         picked = picked * flipped[:, None, None]
     bad = {int(row): reasons[int(i)] for row, i in zip(rows[~good], place[~good], strict=True)}
-    return ImageChunk(rows[good], picked, bad)
+    return ImageChunk(rows[good], picked if prepare is None else prepare(picked), bad)
 
 
 def _read_run(

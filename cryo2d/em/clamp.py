@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryo2d.em.solve import Solution, WienerSolver, images_of, least_squares
+from cryo2d.em.solve import Filtered, Solution, WienerSolver
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
 
@@ -170,22 +170,18 @@ class ClampedSolver(WienerSolver):
 
     def __call__(self, stats: SufficientStats) -> Solution:
         """Averages, 0 outside their supports, and the FRC inside the soft masks."""
-        ordinary = super().__call__(stats)
-        misfit, support = self.misfit(stats, ordinary.frc), self.support(stats)
-        averages = conjugate_gradients(misfit, support, support * ordinary.averages, self.steps)
+        raw = self.filtered(stats)
+        misfit, support = self.misfit(stats, raw), self.support(raw)
+        start = support * self.solvent.flatten(raw.averages, raw.masks)
+        averages = conjugate_gradients(misfit, support, start, self.steps)
         if self.positive:
             averages = non_negative(misfit, support, averages, self.rounds)
-        return Solution(averages, ordinary.frc)
+        return Solution(averages, raw.frc)
 
-    def misfit(self, stats: SufficientStats, frc: Tensor) -> Misfit:
-        """What is minimised, from the statistics and their half-set FRC ``[k s]``."""
-        num, den = stats.num.sum(0), stats.den.sum(0)
-        wiener = self.regularizer(frc, den, stats.count.sum(0))
-        target = images_of(self.grid, least_squares(self.grid, num, den) * wiener[:, None])
-        return Misfit.of_rings(self.grid, target, den, wiener)
+    def misfit(self, stats: SufficientStats, raw: Filtered) -> Misfit:
+        """What is minimised."""
+        return Misfit.of_rings(self.grid, raw.averages, stats.den.sum(0), raw.wiener)
 
-    def support(self, stats: SufficientStats) -> Tensor:
+    def support(self, raw: Filtered) -> Tensor:
         """1 where an average is free ``[k y x]``, 0 where it is solvent."""
-        halves = least_squares(self.grid, stats.num, stats.den)
-        masks = self.solvent.masks(images_of(self.grid, halves.mean(0)))
-        return (masks > _OUTSIDE * self.solvent.circle.to(masks.device)).float()
+        return (raw.masks > _OUTSIDE * self.solvent.circle.to(raw.masks.device)).float()

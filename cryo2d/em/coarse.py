@@ -32,6 +32,9 @@ class CoarseBest:
     shift: Tensor
 
 
+ImageParts = tuple[Tensor, Tensor]  # even and odd angular orders, real and imaginary [m 2s n]
+
+
 class CoarseBank:
     """References prepared for the dense search: every class at every class-frame shift.
 
@@ -55,46 +58,85 @@ class CoarseBank:
         offset: float,
     ) -> None:
         device = references.device
-        self.num_orders, self.num_rings = grid.num_angles, grid.num_rings
+        self.grid, self.shifts = grid, shifts.to(device)
         self.num_classes, self.num_shifts = len(references), len(shifts)
         weight = (grid.ring_weights * band).to(device) * grid.harmonic_weights().to(device)[:, None]
-        moved = references[:, None] * shift_phase(grid, -shifts)
+        moved = references[:, None] * shift_phase(grid, -self.shifts)
         bank = (grid.harmonics(moved) * weight).permute(2, 0, 1, 3)  # [m k t s]
         real = torch.cat((bank.real, bank.imag), dim=-1)
         imaginary = torch.cat((-bank.imag, bank.real), dim=-1)
         both = torch.stack((real, imaginary), dim=2)  # [m k 2 t 2s]
         self._banks = tuple(both[p::2].flatten(2, 3).contiguous() for p in (0, 1))
-        self.psi = offset + torch.arange(num_rotations // 2, device=device) * (
-            2.0 * math.pi / num_rotations
-        )
-        angle = self.psi[:, None] * torch.arange(grid.num_angles, device=device)
+        turns = torch.arange(num_rotations, device=device) * (2.0 * math.pi / num_rotations)
+        self.psi = offset + turns  # the second half of them is a half turn beyond the first
+        angle = self.psi[: num_rotations // 2, None] * torch.arange(grid.num_angles, device=device)
         waves = torch.stack((angle.cos(), angle.sin()), dim=-1)  # [r m 2]
         self._waves = tuple(waves[:, p::2].flatten(1).contiguous() for p in (0, 1))
 
-    def best(self, harmonics: Tensor) -> CoarseBest:
-        """Best rotation and shift of every class.
+    def parts(self, harmonics: Tensor) -> ImageParts:
+        """Images laid out for the matrix products.
 
         Args:
             harmonics: circular harmonics of CTF X / sigma^2 ``[n m s]``, at least as many orders
                 and rings as the bank has.
         """
-        part = harmonics[:, : self.num_orders, : self.num_rings]
+        part = harmonics[:, : self.grid.num_angles, : self.grid.num_rings]
         real = torch.cat((part.real, part.imag), dim=-1).permute(1, 2, 0)  # [m 2s n]
-        images = tuple(real[p::2].contiguous() for p in (0, 1))
+        return real[0::2].contiguous(), real[1::2].contiguous()
+
+    def best(self, images: ImageParts) -> CoarseBest:
+        """Best rotation and shift of every class."""
         found = [self._best_of_class(images, k) for k in range(self.num_classes)]
         cross, psi, shift = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
         return CoarseBest(cross, psi, shift)
 
-    def _best_of_class(self, images: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _half_turn(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor]:
+        """Parts of the score that keep and change their sign under a half turn ``[r/2 t*n]``."""
+        num = images[0].shape[-1]
+        keep, change = (
+            waves @ torch.bmm(bank[:, k], image).view(waves.shape[1], self.num_shifts * num)
+            for bank, waves, image in zip(self._banks, self._waves, images, strict=True)
+        )
+        return keep, change
+
+    def _best_of_class(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Maximum over rotation and shift: score, rotation, shift index, ``[n]`` each."""
         num = images[0].shape[-1]
-        parts = []
-        for bank, waves, image in zip(self._banks, self._waves, images, strict=True):
-            product = torch.bmm(bank[:, k], image)  # [m 2t n]
-            parts.append(waves @ product.view(waves.shape[1], self.num_shifts * num))
-        keep, change = parts  # [r t*n]: parts that keep and change sign under a half turn
+        keep, change = self._half_turn(images, k)
         over_rotation, rotation = (keep + change.abs()).max(dim=0)
         best, t = over_rotation.view(self.num_shifts, num).max(dim=0)
         column = t * num + torch.arange(num, device=t.device)
         r = rotation[column]
         return best, self.psi[r] + math.pi * (change[r, column] < 0), t
+
+    def scores(self, images: ImageParts, k: int) -> Tensor:
+        """Re<CTF X / sigma^2, A> of one class at every rotation and shift ``[r*t n]``."""
+        keep, change = self._half_turn(images, k)
+        return torch.cat((keep + change, keep - change)).view(-1, images[0].shape[-1])
+
+    def gather(self, images: ImageParts, weights: Tensor) -> Tensor:
+        """Images taken into their class's frame at every rotation and shift, weighted and summed.
+
+        The adjoint of :meth:`scores`, without ring weights.
+
+        Args:
+            images: parts of the images.
+            weights: one for each pose ``[r*t n]``.
+
+        Returns:
+            Circular harmonics ``[m s]`` on the bank's grid.
+        """
+        num, rings = images[0].shape[-1], self.grid.num_rings
+        first, second = weights.view(2, -1, self.num_shifts * num)
+        columns = []
+        for waves, image, turned in zip(
+            self._waves, images, (first + second, first - second), strict=True
+        ):
+            mixed = (waves.T @ turned).view(len(image), 2 * self.num_shifts, num)  # [m 2t n]
+            summed = torch.bmm(mixed, image.transpose(1, 2))  # [m 2t 2s]
+            cosine, sine = summed.view(len(image), 2, self.num_shifts, 2, rings).unbind(1)
+            real = cosine[:, :, 0] + sine[:, :, 1]
+            columns.append(torch.complex(real, cosine[:, :, 1] - sine[:, :, 0]))
+        moved = torch.stack(columns, dim=1).flatten(0, 1).transpose(0, 1).contiguous()  # [t m s]
+        shifted = self.grid.from_harmonics(moved) * shift_phase(self.grid, self.shifts)
+        return self.grid.harmonics(shifted.sum(0))

@@ -70,6 +70,59 @@ def effective_number(log_weights: Tensor) -> Tensor:
     return 1.0 / (p * p).sum(-1)
 
 
+class LocalGrid:
+    """Small rotations and shifts, in the class frame, round a coarse pose.
+
+    Args:
+        rotation_step: coarse rotation step (radian).
+        shift_step: coarse shift step (pixel).
+        steps: fine steps per coarse step, even; the grid ends half a coarse step from its centre.
+        device: of the tensors.
+
+    Attributes:
+        turns: rotations ``[r]`` (radian).
+        moves: shifts ``[q 2]`` (pixel), applied after the rotation.
+        share: quadrature weight of each pose ``[r*q]``, sums to 1: neighbouring grids share their
+            borders.
+    """
+
+    def __init__(
+        self,
+        rotation_step: float,
+        shift_step: float,
+        steps: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.width = steps + 1
+        self.turn, self.step = rotation_step / steps, shift_step / steps
+        local = torch.arange(-(steps // 2), steps // 2 + 1, device=device)
+        self.turns = local * self.turn
+        y, x = torch.meshgrid(local * self.step, local * self.step, indexing="ij")
+        self.moves = torch.stack((x, y), dim=-1).reshape(-1, 2)
+        edge = torch.ones(self.width, device=device)
+        edge[0] = edge[-1] = 0.5
+        share = edge[:, None, None] * edge[:, None] * edge
+        self.share = (share / share.sum()).flatten()
+
+    def gather(self, grid: PolarGrid, aligned: Tensor, weights: Tensor) -> Tensor:
+        """Images moved by every pose of the grid, weighted and summed.
+
+        Args:
+            grid: polar grid of the images.
+            aligned: images in their class's frame at the coarse pose ``[p m s]``.
+            weights: of the poses ``[p r*q]``.
+
+        Returns:
+            Circular harmonics ``[m s]``.
+        """
+        flat = torch.view_as_real(aligned).flatten(1)
+        mixed = (weights.T @ flat).view(self.width, -1, *aligned.shape[1:], 2)
+        turned = torch.view_as_complex(mixed)  # [r q m s]
+        turned = (turned * rotation_phase(self.turns, aligned.shape[1])[:, None]).sum(0)
+        moved = grid.from_harmonics(turned) * shift_phase(grid, self.moves)
+        return grid.harmonics(moved.sum(0))
+
+
 class FineBank:
     """Local pose grid and the references it is applied to.
 
@@ -77,9 +130,7 @@ class FineBank:
         references: circular harmonics of the class averages ``[k m s]`` on ``grid``.
         grid: polar grid of all rings in use.
         band: weight of each ring in the alignment ``[s]``, 0 or 1.
-        rotation_step: coarse rotation step (radian).
-        shift_step: coarse shift step (pixel).
-        steps: fine steps per coarse step, even.
+        local: small rotations and shifts to try.
         num_orders: angular orders that the references fill.
     """
 
@@ -89,29 +140,39 @@ class FineBank:
         grid: PolarGrid,
         *,
         band: Tensor,
-        rotation_step: float,
-        shift_step: float,
-        steps: int = 4,
+        local: LocalGrid,
         num_orders: int | None = None,
     ) -> None:
         device = references.device
-        self.grid = grid
+        self.grid, self.local = grid, local
         self._orders = num_orders or grid.num_angles
         self._references = grid.from_harmonics(references)
-        self._width = steps + 1
-        local = torch.arange(-(steps // 2), steps // 2 + 1, device=device)
-        self._turn, self._step = rotation_step / steps, shift_step / steps
-        y, x = torch.meshgrid(local * self._step, local * self._step, indexing="ij")
-        self._moves = torch.stack((x, y), dim=-1).reshape(-1, 2)
-        self._phase = shift_phase(grid, -self._moves)
+        self._phase = shift_phase(grid, -local.moves)
         weight = (grid.ring_weights * band).to(device) * grid.harmonic_weights().to(device)[:, None]
-        turn = rotation_phase(-local * self._turn, self._orders)
+        turn = rotation_phase(-local.turns, self._orders)
         self._weight = turn[:, None] * weight[: self._orders]  # [r 1 m s]
 
     def _templates(self, k: int) -> Tensor:
         """Local references of one class ``[r*y*x 2ms]``."""
         moved = self.grid.harmonics(self._references[k] * self._phase)[:, : self._orders]
         return torch.view_as_real(self._weight * moved).flatten(2).flatten(0, 1)
+
+    def scores(self, image: Tensor, poses: Poses) -> Tensor:
+        """Re<CTF X / sigma^2, A> on the local grid round each pose ``[p r*q]``.
+
+        Args:
+            image: CTF X / sigma^2 ``[n a s]``.
+            poses: starting poses, sorted by class.
+        """
+        counts = torch.bincount(poses.classes, minlength=len(self._references)).tolist()
+        aligned = adjoint(self.grid, image[poses.particle], poses.psi, poses.shift)
+        flat = torch.view_as_real(aligned[:, : self._orders].contiguous()).flatten(1)
+        scores, start = [], 0
+        for k, count in enumerate(counts):
+            if count:
+                scores.append(flat[start : start + count] @ self._templates(k).T)
+            start += count
+        return torch.cat(scores)
 
     def refine(
         self, image: Tensor, poses: Poses, scale: Tensor, *, temperature: float = 1.0
@@ -124,18 +185,19 @@ class FineBank:
             scale: contrast scale of the particles ``[n]``.
             temperature: squared uncertainty factor, for the effective numbers.
         """
-        counts = torch.bincount(poses.classes, minlength=len(self._references)).tolist()
-        aligned = adjoint(self.grid, image[poses.particle], poses.psi, poses.shift)
-        flat = torch.view_as_real(aligned[:, : self._orders].contiguous()).flatten(1)
-        scores, start = [], 0
-        for k, count in enumerate(counts):
-            if count:
-                scores.append(flat[start : start + count] @ self._templates(k).T)
-            start += count
-        return self._peak(poses, torch.cat(scores), scale[poses.particle] / temperature)
+        sharpness = scale[poses.particle] / temperature
+        return self.peak(poses, self.scores(image, poses), sharpness)
 
-    def _peak(self, poses: Poses, score: Tensor, sharpness: Tensor) -> RefinedPoses:
-        width, row = self._width, torch.arange(len(score), device=score.device)
+    def peak(self, poses: Poses, score: Tensor, sharpness: Tensor) -> RefinedPoses:
+        """Best pose near each given one, below the step of the local grid.
+
+        Args:
+            poses: starting poses.
+            score: what :meth:`scores` found for them ``[p r*q]``.
+            sharpness: log likelihood over temperature per score ``[p]``, for the effective numbers.
+        """
+        local, row = self.local, torch.arange(len(score), device=score.device)
+        width = local.width
         cube = score.view(-1, width, width, width)
         best = score.argmax(dim=1)
         r = (best // (width * width)).clamp(1, width - 2)
@@ -146,8 +208,8 @@ class FineBank:
         dy, up_y = parabola_peak(cube[row, r, y - 1, x], centre, cube[row, r, y + 1, x])
         dx, up_x = parabola_peak(cube[row, r, y, x - 1], centre, cube[row, r, y, x + 1])
         middle = width // 2
-        psi = poses.psi + (r - middle + dr) * self._turn
-        move = torch.stack((x - middle + dx, y - middle + dy), dim=-1) * self._step
+        psi = poses.psi + (r - middle + dr) * local.turn
+        move = torch.stack((x - middle + dx, y - middle + dy), dim=-1) * local.step
         logs = cube * sharpness[:, None, None, None]
         return RefinedPoses(
             Poses(

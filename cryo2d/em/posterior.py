@@ -1,61 +1,150 @@
 """From log likelihoods to class posteriors."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cryo2d.em.score import Candidates
+from cryo2d.em.fine import Poses
+from cryo2d.em.score import Candidates, PoseScorer
+from cryo2d.em.stats import SufficientStats, accumulate
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.preprocess import WeightedImages
 from cryo2d.types import Assignments
 
+_LEAST = 0.02  # posterior weights below this are not worth their part of the sums
 
-def segment_softmax(logs: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Softmax of ``[p]`` values within the segments they belong to."""
+
+def segment_logsumexp(logs: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Log of the summed exponentials of ``[p]`` values in each segment; -inf in an empty one."""
     top = torch.full((num_segments,), -torch.inf, device=logs.device)
     top = top.scatter_reduce(0, segment, logs, "amax", include_self=True)
     raised = torch.exp(logs - top[segment])
-    total = torch.zeros(num_segments, device=logs.device).index_add_(0, segment, raised)
-    return raised / total[segment]
+    return top + torch.zeros_like(top).index_add_(0, segment, raised).log()
+
+
+def segment_argmax(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Row of the largest of ``[p]`` values in each segment, the first of equals; -1 in an empty."""
+    top = torch.full((num_segments,), -torch.inf, device=values.device)
+    top = top.scatter_reduce(0, segment, values, "amax")
+    last = len(values)
+    row = torch.arange(last, device=values.device)
+    at_top = torch.where(values == top[segment], row, last)
+    first = torch.full((num_segments,), last, device=values.device)
+    first = first.scatter_reduce(0, segment, at_top, "amin")
+    return torch.where(first < last, first, -1)
+
+
+class PosePosterior(Protocol):
+    """Posterior of a batch over classes and poses."""
+
+    def add_to(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
+        """Add the particles to the class sums in place, by their weights."""
+        ...
+
+    def hard(self) -> "Posterior":
+        """All weight on the likeliest pose of the best class."""
+        ...
+
+    def peak(self) -> "Posterior":
+        """The class posterior on one pose of each class."""
+        ...
+
+
+class Expectation(Protocol):
+    """The E-step: particles and references -> posterior ``exp(-chi2 / (2 f^2))``."""
+
+    def __call__(
+        self, scorer: PoseScorer, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
+    ) -> PosePosterior:
+        """Posterior of a batch.
+
+        Args:
+            scorer: references of the iteration.
+            images: weighted particles.
+            log_prior: log weight of each class ``[k]``.
+            uncertainty: uncertainty factor f.
+        """
+        ...
+
+
+def maximise(
+    scorer: PoseScorer, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
+) -> "Posterior":
+    """E-step with the best pose of each class: an :class:`Expectation`."""
+    found = scorer.candidates(images, log_prior=log_prior, uncertainty=uncertainty)
+    return Posterior.of(found, uncertainty=uncertainty)
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Class posterior of the particles of a batch.
+    """Class posterior of the particles of a batch, one pose for each class.
 
     Attributes:
         candidates: poses it is defined on.
-        weight: posterior probability of each candidate ``[p]``; sums to 1 for each particle.
+        weight: posterior probability of each candidate ``[p]``.
         best: row of the most probable candidate of each particle ``[n]``.
+        class_ess: effective number of classes of each particle ``[n]``, 1 / sum p^2.
     """
 
     candidates: Candidates
     weight: Tensor
     best: Tensor
+    class_ess: Tensor
 
     @classmethod
     def of(cls, candidates: Candidates, *, uncertainty: float) -> "Posterior":
         """p ~ exp(loglik / f^2) = exp(-chi2 / (2 f^2)), over classes; poses are maximised."""
-        particle = candidates.poses.particle
-        num = candidates.num_particles
-        weight = segment_softmax(candidates.loglik / uncertainty**2, particle, num)
-        top = torch.zeros(num, device=weight.device).scatter_reduce(0, particle, weight, "amax")
-        row = torch.arange(len(weight), device=weight.device)
-        last = len(weight)
-        at_top = torch.where(weight == top[particle], row, last)
-        best = torch.full((num,), last, device=weight.device)
-        return cls(candidates, weight, best.scatter_reduce(0, particle, at_top, "amin"))
+        particle, num = candidates.poses.particle, candidates.num_particles
+        logs = candidates.loglik / uncertainty**2
+        weight = torch.exp(logs - segment_logsumexp(logs, particle, num)[particle])
+        square = torch.zeros(num, device=weight.device).index_add_(0, particle, weight**2)
+        return cls.weighted(candidates, weight, 1.0 / square)
+
+    @classmethod
+    def weighted(cls, candidates: Candidates, weight: Tensor, class_ess: Tensor) -> "Posterior":
+        """Candidates with given probabilities."""
+        best = segment_argmax(weight, candidates.poses.particle, candidates.num_particles)
+        return cls(candidates, weight, best, class_ess)
+
+    def peak(self) -> "Posterior":
+        """This posterior itself: each class has one pose already."""
+        return self
 
     def hard(self) -> "Posterior":
         """All weight on the best candidate."""
         weight = torch.zeros_like(self.weight)
         weight[self.best] = 1.0
-        return Posterior(self.candidates, weight, self.best)
+        return Posterior(self.candidates, weight, self.best, torch.ones_like(self.class_ess))
 
-    def class_ess(self) -> Tensor:
-        """Effective number of classes of each particle ``[n]``, 1 / sum p^2."""
+    @property
+    def best_poses(self) -> Poses:
+        """The most probable pose of each particle."""
+        return self.candidates.poses[self.best]
+
+    def add_to(
+        self,
+        stats: SufficientStats,
+        grid: PolarGrid,
+        images: WeightedImages,
+        *,
+        least: float = _LEAST,
+    ) -> None:
+        """Add the particles to the class sums in place.
+
+        Args:
+            stats: sums to add to.
+            grid: polar grid of the particles.
+            images: weighted particles.
+            least: weights below this are dropped and the others renormalised.
+        """
         particle = self.candidates.poses.particle
-        square = torch.zeros(self.candidates.num_particles, device=self.weight.device)
-        return 1.0 / square.index_add_(0, particle, self.weight**2)
+        kept = torch.where(self.weight >= least, self.weight, 0.0)
+        total = torch.zeros(len(images), device=kept.device).index_add_(0, particle, kept)
+        kept = kept / total[particle].clamp(min=1e-20)
+        rows = kept.nonzero()[:, 0]
+        accumulate(stats, grid, images, self.candidates.poses[rows], kept[rows])
 
     def assignments(self, image_pow: Tensor, scale: Tensor, pixel_size: float) -> Assignments:
         """The best class and pose of each particle.
@@ -72,7 +161,7 @@ class Posterior:
             psi=found.poses.psi[best],
             shift=found.poses.shift[best] * pixel_size,
             class_posterior=self.weight[best],
-            class_ess=self.class_ess(),
+            class_ess=self.class_ess,
             pose_ess=found.pose_ess[best],
             shift_ess=found.shift_ess[best],
             image_pow=image_pow,

@@ -21,21 +21,27 @@ class FrcRegularizer:
 
     The half-sets' FRC F gives the signal-to-noise ratio of the full average, SSNR = 2F / (1 - F),
     and the weight SSNR / (1 + SSNR) = 2F / (1 + F) (Rosenthal & Henderson 2003). Rings from the
-    first one on whose smoothed FRC falls below ``floor`` hold no signal.
+    first one on whose smoothed FRC falls below ``floor`` hold no signal. The longest waves may fall
+    below it and others not: defocus transfers little of them, and ice, gradients and micelles add
+    to their noise.
 
     Args:
         floor: smallest FRC that counts as signal.
+        longest: rings at the centre that do not end the signal.
         full: whether the weight is that of both half-sets together (2F / (1 + F)) or of one (F).
     """
 
     floor: float = 0.03
+    longest: int = 3
     full: bool = True
 
     def __call__(self, frc: Tensor, den: Tensor, count: Tensor) -> Tensor:
         """Weights ``[k s]`` in 0..1 from the FRC ``[k s]``; the sums are not needed."""
         smooth = frc.clone()
         smooth[:, 1:-1] = 0.25 * frc[:, :-2] + 0.5 * frc[:, 1:-1] + 0.25 * frc[:, 2:]
-        dead = (smooth < self.floor).cumsum(1) > 0
+        below = smooth < self.floor
+        below[:, : self.longest] = False
+        dead = below.cumsum(1) > 0
         part = torch.where(dead, 0.0, smooth).clamp(0.0, 0.999)
         return 2.0 * part / (1.0 + part) if self.full else part
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryo2d.em.coarse import CoarseBank
-from cryo2d.em.fine import FineBank, Poses
+from cryo2d.em.coarse import CoarseBank, ImageParts
+from cryo2d.em.fine import FineBank, LocalGrid, Poses, RefinedPoses
 from cryo2d.em.search import PoseSearch
 from cryo2d.geometry.polar import PolarGrid, even_size
 from cryo2d.geometry.shells import ring_power
@@ -45,6 +45,18 @@ class Candidates:
     pose_ess: Tensor
     shift_ess: Tensor
     num_particles: int
+
+    def take(self, rows: Tensor) -> "Candidates":
+        """Some of the rows."""
+        return Candidates(
+            poses=self.poses[rows],
+            loglik=self.loglik[rows],
+            cross_cor=self.cross_cor[rows],
+            slice_pow=self.slice_pow[rows],
+            pose_ess=self.pose_ess[rows],
+            shift_ess=self.shift_ess[rows],
+            num_particles=self.num_particles,
+        )
 
 
 class PoseScorer:
@@ -76,30 +88,41 @@ class PoseScorer:
         band = (torch.arange(grid.num_rings) >= first_ring).float()
         num_rotations = search.num_rotations(coarse)
         rotation_step = 2.0 * torch.pi / num_rotations
-        self._shifts = search.shifts(coarse).to(device)
-        self._coarse = CoarseBank(
+        self.coarse = CoarseBank(
             coarse_grid.sample(references),
             coarse_grid,
             band=band[:coarse],
-            shifts=self._shifts,
+            shifts=search.shifts(coarse).to(device),
             num_rotations=num_rotations,
             offset=jitter * rotation_step,
         )
         fine_grid = grid.up_to(rings)
         self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
         reach = torch.pi * rings * search.extent / grid.box + 4  # J_m(z) is negligible for m > z
-        self._fine = FineBank(
+        self.fine = FineBank(
             self.harmonics,
             fine_grid,
             band=band[:rings],
-            rotation_step=rotation_step,
-            shift_step=search.shift_step(coarse),
-            steps=search.fine_steps,
+            local=LocalGrid(rotation_step, search.shift_step(coarse), search.fine_steps, device),
             num_orders=min(grid.num_angles, even_size(float(reach))),
         )
-        weight = (fine_grid.ring_weights * band[:rings]).to(device)
-        self._power = ring_power(fine_grid, self.harmonics) * weight  # [k s]
-        self._coarse_rings = coarse
+        self.band = (fine_grid.ring_weights * band[:rings]).to(device)
+        self.power = ring_power(fine_grid, self.harmonics) * self.band  # [k s]
+
+    def coarse_parts(self, images: WeightedImages) -> ImageParts:
+        """Particles as the dense search takes them."""
+        low = images.image[:, :, : self.coarse.grid.num_rings]
+        return self.coarse.parts(self.grid.harmonics(low))
+
+    def coarse_norm(self, images: WeightedImages) -> Tensor:
+        """alpha^2 / 2 |CTF A / sigma|^2 ``[n k]`` over the rings of the dense search."""
+        rings = self.coarse.grid.num_rings
+        norm = images.transfer[:, :rings] @ self.power[:, :rings].T
+        return 0.5 * images.scale[:, None] ** 2 * norm
+
+    def image_shift(self, index: Tensor, psi: Tensor) -> Tensor:
+        """Shifts of the dense search, by their index, in the frame of the image ``[... 2]``."""
+        return rotate_vector(self.coarse.shifts[index], -psi)
 
     def candidates(
         self, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
@@ -111,39 +134,38 @@ class PoseScorer:
             log_prior: log weight of each class ``[k]``.
             uncertainty: uncertainty factor f of the posterior ``exp(-chi2 / (2 f^2))``.
         """
-        num, rings = len(images), self._coarse_rings
-        scale = images.scale[:, None]
-        low = self.grid.harmonics(images.image[:, :, :rings])
-        best = self._coarse.best(low)
-        norm = images.transfer[:, :rings] @ self._power[:, :rings].T
-        coarse = scale * best.cross - 0.5 * scale**2 * norm + uncertainty**2 * log_prior
+        best = self.coarse.best(self.coarse_parts(images))
+        coarse = images.scale[:, None] * best.cross - self.coarse_norm(images)
+        coarse = coarse + uncertainty**2 * log_prior
         count = min(self.search.candidates, coarse.shape[1])
         value, classes = coarse.topk(count, dim=1)
         near = value >= value[:, :1] - self.search.margin * uncertainty**2
-        particle = torch.arange(num, device=classes.device)[:, None].expand_as(classes)
+        row = torch.arange(len(images), device=classes.device)
+        particle = row[:, None].expand_as(classes)
         order = classes[near].argsort(stable=True)
         particle, classes = particle[near][order], classes[near][order]
         psi = best.psi[particle, classes]
-        shift = rotate_vector(self._shifts[best.shift[particle, classes]], -psi)
-        return self._refined(images, Poses(particle, classes, psi, shift), log_prior, uncertainty)
-
-    def _refined(
-        self, images: WeightedImages, poses: Poses, log_prior: Tensor, uncertainty: float
-    ) -> Candidates:
-        found = self._fine.refine(
+        shift = self.image_shift(best.shift[particle, classes], psi)
+        found = self.fine.refine(
             images.image[:, :, : self.rings],
-            poses,
+            Poses(particle, classes, psi, shift),
             images.scale,
             temperature=uncertainty**2,
         )
+        return self.likelihood(images, found, uncertainty**2 * log_prior)
+
+    def likelihood(
+        self, images: WeightedImages, found: RefinedPoses, log_prior: Tensor
+    ) -> Candidates:
+        """Log likelihood of refined poses, with the log weight of their classes ``[k]``."""
         particle, classes = found.poses.particle, found.poses.classes
         transfer = images.transfer[particle, : self.rings]
-        slice_pow = (transfer * self._power[classes]).sum(1)
+        slice_pow = (transfer * self.power[classes]).sum(1)
         alpha = images.scale[particle]
         loglik = alpha * found.cross - 0.5 * alpha**2 * slice_pow
         return Candidates(
             poses=found.poses,
-            loglik=loglik + uncertainty**2 * log_prior[classes],
+            loglik=loglik + log_prior[classes],
             cross_cor=2.0 * found.cross,
             slice_pow=slice_pow,
             pose_ess=found.pose_ess,

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import Posterior
-from cryo2d.em.score import Candidates
 from cryo2d.em.solve import images_of, least_squares
 from cryo2d.em.stats import SufficientStats, accumulate
 from cryo2d.geometry.polar import PolarGrid
@@ -24,33 +22,30 @@ def random_subsets(
     return order % num_classes, psi
 
 
-def fixed_posterior(classes: Tensor, psi: Tensor, shift: Tensor) -> Posterior:
-    """All weight on one given pose of each particle.
-
-    Args:
-        classes: class ``[n]``.
-        psi: rotation image -> class ``[n]`` (radian).
-        shift: shift in the image frame ``[n 2]`` (pixel).
-    """
-    num, one = len(classes), torch.ones_like(psi)
-    row = torch.arange(num, device=classes.device)
-    poses = Poses(row, classes, psi, shift)
-    zero = torch.zeros_like(psi)
-    return Posterior(Candidates(poses, zero, zero, zero, one, one, num), one, row)
-
-
 def add_random(
     stats: SufficientStats,
     grid: PolarGrid,
     images: WeightedImages,
     generator: torch.Generator,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> None:
-    """Add particles to random classes at random rotations, in place."""
+    """Add particles to random classes, in place.
+
+    Args:
+        stats: sums to add to.
+        grid: polar grid of the particles.
+        images: weighted particles.
+        generator: random numbers.
+        known: rotations ``[n]`` (radian) and shifts ``[n 2]`` (pixel); else they are random and 0.
+    """
     device = images.image.device
     classes, psi = random_subsets(len(images), stats.num.shape[1], generator)
     shift = torch.zeros((len(images), 2), device=device)
-    posterior = fixed_posterior(classes.to(device), psi.to(device), shift)
-    accumulate(stats, grid, images, posterior)
+    if known is not None:
+        psi, shift = known
+    row = torch.arange(len(images), device=device)
+    poses = Poses(row, classes.to(device), psi.to(device), shift)
+    accumulate(stats, grid, images, poses, torch.ones(len(images), device=device))
 
 
 def low_passed_averages(

@@ -27,6 +27,23 @@ class Solution:
     frc: Tensor
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """Wiener-filtered class averages and what they were made with.
+
+    Attributes:
+        averages: ``[k y x]``, not masked.
+        wiener: Wiener weight of each ring ``[k s]``.
+        masks: ``[k y x]``.
+        frc: half-set Fourier ring correlation inside the masks ``[k s]``.
+    """
+
+    averages: Tensor
+    wiener: Tensor
+    masks: Tensor
+    frc: Tensor
+
+
 def least_squares(grid: PolarGrid, num: Tensor, den: Tensor) -> Tensor:
     """Unregularised averages ``[k m s]`` num / den; 0 for a class without particles."""
     floor = _FLOOR * den.amax(-1, keepdim=True)
@@ -54,6 +71,11 @@ class WienerSolver:
 
     def __call__(self, stats: SufficientStats) -> Solution:
         """Averages and their FRC, both inside the masks."""
+        raw = self.filtered(stats)
+        return Solution(self.solvent.flatten(raw.averages, raw.masks), raw.frc)
+
+    def filtered(self, stats: SufficientStats) -> Filtered:
+        """Averages before any mask is put on them."""
         grid, solvent = self.grid, self.solvent
         first, second = (
             images_of(grid, average) for average in least_squares(grid, stats.num, stats.den)
@@ -67,9 +89,9 @@ class WienerSolver:
             ),
         )
         den = stats.den.sum(0)
-        weight = self.regularizer(frc, den, stats.count.sum(0))
-        harmonics = least_squares(grid, stats.num.sum(0), den) * weight[:, None]
-        return Solution(solvent.flatten(images_of(grid, harmonics), masks), frc)
+        wiener = self.regularizer(frc, den, stats.count.sum(0))
+        harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
+        return Filtered(images_of(grid, harmonics), wiener, masks, frc)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import Posterior
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.transform import rotation_phase, shift_phase
 from cryo2d.physics.image import adjoint, form
@@ -84,9 +83,9 @@ def accumulate(
     stats: SufficientStats,
     grid: PolarGrid,
     images: WeightedImages,
-    posterior: Posterior,
+    poses: Poses,
+    weight: Tensor,
     *,
-    least: float = 0.02,
     chunk: int = 512,
 ) -> None:
     """Add particles to the class sums in place.
@@ -95,28 +94,22 @@ def accumulate(
         stats: sums to add to.
         grid: polar grid of the particles.
         images: weighted particles.
-        posterior: where each of them goes.
-        least: posterior weights below this are dropped and the others renormalised.
+        poses: where they go, one row or several for each particle.
+        weight: posterior probability of each pose ``[p]``.
         chunk: poses handled at a time, which bounds the memory.
     """
-    particle = posterior.candidates.poses.particle
-    kept = torch.where(posterior.weight >= least, posterior.weight, 0.0)
-    total = torch.zeros(len(images), device=kept.device).index_add_(0, particle, kept)
-    kept = kept / total[particle].clamp(min=1e-20)
-    rows = kept.nonzero()[:, 0]
     num = torch.view_as_real(stats.num).flatten(0, 1).flatten(1)
     den, count = stats.den.flatten(0, 1), stats.count.flatten()
-    for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]
-        poses, weight = posterior.candidates.poses[part], kept[part]
-        row = poses.particle
+    for start in range(0, len(weight), chunk):
+        part, share = poses[start : start + chunk], weight[start : start + chunk]
+        row = part.particle
         alpha = images.scale[row]
-        rotated = adjoint(grid, images.image[row], poses.psi, poses.shift)
-        slot = images.half[row] * stats.num.shape[1] + poses.classes
-        weighted = torch.view_as_real(rotated).flatten(1) * (weight * alpha)[:, None]
+        rotated = adjoint(grid, images.image[row], part.psi, part.shift)
+        slot = images.half[row] * stats.num.shape[1] + part.classes
+        weighted = torch.view_as_real(rotated).flatten(1) * (share * alpha)[:, None]
         num.index_add_(0, slot, weighted)
-        den.index_add_(0, slot, images.transfer[row] * (weight * alpha**2)[:, None])
-        count.index_add_(0, slot, weight)
+        den.index_add_(0, slot, images.transfer[row] * (share * alpha**2)[:, None])
+        count.index_add_(0, slot, share)
 
 
 def add_residual(

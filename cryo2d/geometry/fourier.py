@@ -34,14 +34,19 @@ def fourier_crop(images: Tensor, box: int) -> Tensor:
     if box == old:
         return images
     assert box < old
-    centred = torch.fft.ifftshift(images, dim=(-2, -1))
     keep = (box - 1) // 2
-    spectrum = torch.fft.rfft2(centred)
+    # rows first: what is dropped along x needs no transform along y
+    spectrum = torch.fft.fft(torch.fft.rfft(images)[..., : keep + 1], dim=-2)
     small = spectrum.new_zeros((*images.shape[:-2], box, box // 2 + 1))
-    small[..., : keep + 1, : keep + 1] = spectrum[..., : keep + 1, : keep + 1]
-    small[..., -keep:, : keep + 1] = spectrum[..., -keep:, : keep + 1]
-    cropped = torch.fft.irfft2(small, s=(box, box)) * (box / old) ** 2
-    return torch.fft.fftshift(cropped, dim=(-2, -1))
+    small[..., : keep + 1, : keep + 1] = spectrum[..., : keep + 1, :]
+    small[..., -keep:, : keep + 1] = spectrum[..., -keep:, :]
+    offset = old // 2 / old - box // 2 / box
+    if offset:
+        # the centre of an odd box is not half of it
+        fy = torch.fft.fftfreq(box, 1 / box, device=images.device)[:, None]
+        turn = 2.0 * torch.pi * offset * (fy + torch.arange(box // 2 + 1, device=images.device))
+        small *= torch.complex(turn.cos(), turn.sin())
+    return torch.fft.irfft2(small, s=(box, box)) * (box / old) ** 2
 
 
 def fourier_shift(images: Tensor, shift: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ transpose is the adjoint (O'Sullivan 1985, with a cubic kernel).
 """
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,15 +107,15 @@ class PolarGrid:
         Returns:
             ``[n a s]`` complex64.
         """
-        count, start = self.padded, self.padded // 2 - self.box // 2
-        after = count - self.box - start
+        start = self.padded // 2 - self.box // 2
+        after = self.padded - self.box - start
         padded = torch.nn.functional.pad(
             images * self._correction.to(images), (start, after, start, after)
         )
-        plane = torch.fft.rfft2(torch.fft.ifftshift(padded, dim=(-2, -1))) / self.box
-        flat = plane.flatten(1).T
-        real, imaginary = _interpolation(self, images.device)
-        rings = torch.complex(real @ flat.real.contiguous(), imaginary @ flat.imag.contiguous())
+        plane = torch.view_as_real(torch.fft.rfft2(padded).flatten(1))
+        flat = plane.permute(2, 1, 0).contiguous()
+        weights = _interpolation(self, images.device)
+        rings = torch.complex(weights.real @ flat[0], weights.imaginary @ flat[1])
         return rings.T.reshape(-1, self.num_angles, self.num_rings)
 
     def synthesize(self, rings: Tensor) -> Tensor:
@@ -130,18 +132,15 @@ class PolarGrid:
         """
         count, start = self.padded, self.padded // 2 - self.box // 2
         weighted = rings * (self.ring_weights.to(rings.device) / self.num_angles)
-        flat = weighted.flatten(1).T
-        real, imaginary = _interpolation(self, rings.device)
-        plane = torch.complex(
-            real.t() @ flat.real.contiguous(), imaginary.t() @ flat.imag.contiguous()
-        )
+        flat = torch.view_as_real(weighted.flatten(1)).permute(2, 1, 0).contiguous()
+        weights = _interpolation(self, rings.device)
+        plane = torch.complex(weights.real_adjoint @ flat[0], weights.imaginary_adjoint @ flat[1])
         half = plane.T.reshape(-1, count, count // 2 + 1)
         # irfft2 counts columns 1 .. count/2 - 1 twice, once for each half plane
         half[:, :, 1 : count // 2] *= 0.5
-        padded = torch.fft.irfft2(half, s=(count, count)) * (count * count / self.box)
-        images = torch.fft.fftshift(padded, dim=(-2, -1))
+        padded = torch.fft.irfft2(half, s=(count, count)) * float(count * count)
         inside = slice(start, start + self.box)
-        return images[:, inside, inside] * self._correction.to(images)
+        return padded[:, inside, inside] * self._correction.to(padded)
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:
         """Inner product over the whole Fourier plane ``[...]`` of samples ``[... a s]``."""
@@ -172,13 +171,22 @@ class PolarGrid:
         return weights
 
 
-@lru_cache(maxsize=64)
-def _interpolation(grid: PolarGrid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sparse weights from the half plane of the padded FFT to the samples ``[a*s y*x]``.
+class _Interpolation(NamedTuple):
+    """Sparse weights between the half plane of the padded FFT and the samples ``[a*s y*x]``.
 
     One matrix for the real and one for the imaginary part: a tap in the other half plane reads the
-    complex conjugate of its mirror image.
+    complex conjugate of its mirror image. The adjoints are their transposes.
     """
+
+    real: Tensor
+    imaginary: Tensor
+    real_adjoint: Tensor
+    imaginary_adjoint: Tensor
+
+
+@lru_cache(maxsize=64)
+def _interpolation(grid: PolarGrid, device: torch.device) -> _Interpolation:
+    """Weights of a grid; they also bring the centre of the padded box to its corner."""
     count, width = grid.padded, grid.padded // 2 + 1
     tap = torch.arange(-1, 3)
     columns, weights = [], []
@@ -188,15 +196,27 @@ def _interpolation(grid: PolarGrid, device: torch.device) -> tuple[Tensor, Tenso
         columns.append(first.long()[:, None] + tap)
         weights.append(_cubic_kernel(position[:, None] - (first[:, None] + tap)))
     x, y = columns[0][:, None, :], columns[1][:, :, None]  # [a*s y-tap x-tap]
+    # a shift by half the padded box is a checkerboard of signs
+    sign = 1.0 - 2.0 * ((x + y) % 2)
     mirrored = (x % count >= width).expand(-1, 4, 4)
     x, y = torch.where(mirrored, -x, x) % count, torch.where(mirrored, -y, y) % count
-    weight = (weights[1][:, :, None] * weights[0][:, None, :]).float().flatten()
+    weight = (sign * weights[1][:, :, None] * weights[0][:, None, :]).float().flatten() / grid.box
     row = torch.arange(len(x)).repeat_interleave(16)
     index = torch.stack((row, (y * width + x).flatten()))
     size = (len(x), count * width)
-    sign = torch.where(mirrored.flatten(), -1.0, 1.0)
-    real, imaginary = (
-        torch.sparse_coo_tensor(index, value, size, check_invariants=False).coalesce().to(device)
-        for value in (weight, weight * sign)
-    )
-    return real, imaginary
+    imaginary = torch.where(mirrored.flatten(), -weight, weight)
+    matrices = [_csr(index, values, size) for values in (weight, imaginary)]
+    adjoints = [_csr(index.flip(0), values, size[::-1]) for values in (weight, imaginary)]
+    return _Interpolation(*(matrix.to(device) for matrix in (*matrices, *adjoints)))
+
+
+def _csr(index: Tensor, values: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Sparse matrix in compressed rows, which needs no conversion at every product."""
+    entries = torch.sparse_coo_tensor(index, values, size, check_invariants=False).coalesce()
+    rows, columns = entries.indices()
+    starts = torch.searchsorted(rows, torch.arange(size[0] + 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            starts.int(), columns.int(), entries.values(), size, check_invariants=False
+        )

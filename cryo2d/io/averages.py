@@ -175,16 +175,17 @@ def _star(averages: ClassAverages, stack: str) -> bytes:
     classes |= {star_label(name): general(column) for name, column in averages.columns.items()}
     parts = {GENERAL: head, CLASSES: classes}
     if averages.rings is not None and averages.rings.frc.size:
-        parts[FRC] = _frc_columns(averages.rings)
+        numbers = averages.columns.get("class_number", np.arange(1, number + 1))
+        parts[FRC] = _frc_columns(averages.rings, numbers)
     text = [loop_text(name, from_columns(columns)) for name, columns in parts.items()]
     return b"# written by cryo2d\n\n" + b"\n".join(text)
 
 
-def _frc_columns(rings: Rings) -> dict[str, np.ndarray]:
-    """One row per class and ring."""
+def _frc_columns(rings: Rings, classes: np.ndarray) -> dict[str, np.ndarray]:
+    """One row per class and ring; the classes go by their numbers."""
     number, count = rings.frc.shape
     values = (
-        np.repeat(np.arange(1, number + 1), count),
+        np.repeat(classes, count),
         np.tile(np.arange(1, count + 1), number),
         np.tile(rings.frequency.astype(np.float32), number),
         rings.frc.astype(np.float32).ravel(),

@@ -20,6 +20,7 @@ from cryo2d.io.rows import TextRows, from_columns
 from cryo2d.io.star import find_blocks
 
 BLOCKS = STAR_PREFIX + "blocks"
+CARRIED = "carried blocks"
 TYPES_BLOCK = "cs_fields"
 PLACE_BYTES = 17
 LEAST_PIECE = 16
@@ -134,19 +135,24 @@ def star_from_cs(columns: CsColumns) -> StarColumns | None:
         return None
     rows = from_columns({n.removeprefix(STAR_PREFIX): quoted(array[n]) for n in names})
     text = _joined_blocks(array)
-    blocks = find_blocks(text, "carried blocks") if text else ()
-    optics = [b for b in blocks if b.name == "optics"]
-    return StarColumns(
-        rows,
-        read_loop(text, optics[0], "carried optics").rows if optics else None,
-        tuple(text[b.begin : b.end] for b in blocks if b.name != "optics"),
-    )
+    others = (b for b in find_blocks(text, CARRIED) if b.name != "optics") if text else ()
+    return StarColumns(rows, carried_optics(array), tuple(text[b.begin : b.end] for b in others))
+
+
+def carried_optics(array: np.ndarray) -> TextRows | None:
+    """The optics block of the star that a .cs carries, or None."""
+    text = _joined_blocks(array)
+    blocks = find_blocks(text, CARRIED) if text else ()
+    optics = next((b for b in blocks if b.name == "optics"), None)
+    return None if optics is None else read_loop(text, optics, CARRIED).rows
 
 
 def _joined_blocks(array: np.ndarray) -> bytes:
     if BLOCKS not in (array.dtype.names or ()):
         return b""
-    pieces = sorted(piece for piece in array[BLOCKS].tolist() if len(piece) > PLACE_BYTES)
+    column = array[BLOCKS]
+    held = column[column != b""].tolist()
+    pieces = sorted(piece for piece in held if len(piece) > PLACE_BYTES)
     packed = b"".join(piece[PLACE_BYTES:] for piece in pieces)
     try:
         complete = bool(pieces) and len(packed) == int(pieces[0][9:PLACE_BYTES], 16)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cryo2d.errors import InputError, Problem
-from cryo2d.io.carried import star_from_cs
+from cryo2d.io.carried import carried_optics
 from cryo2d.io.checks import Draft, ctf_problem, select_ctf
 from cryo2d.io.columns import STAR_PREFIX, CsColumns
 from cryo2d.io.cs import check_uid, read_cs
@@ -226,19 +226,15 @@ def _locations(array: np.ndarray) -> Locations | None:
 def _carried_locations(array: np.ndarray) -> Locations | None:
     """Those of the star that a .cs was made from: unknown micrograph sizes leave no slot."""
     labels = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")
-    names = array.dtype.names or ()
-    if any(STAR_PREFIX + label not in names for label in labels):
+    prefixed = {name for name in array.dtype.names or () if name.startswith(STAR_PREFIX)}
+    texts = {name.removeprefix(STAR_PREFIX): array[name] for name in prefixed}
+    if any(label not in texts for label in labels):
         return None
-    # of the columns it carries only those that are looked at: cutting all of them takes long
-    read = (*labels, *MICROGRAPH_SIZES, "rlnOpticsGroup", "blocks")
-    few = [STAR_PREFIX + label for label in read if STAR_PREFIX + label in names]
-    star = star_from_cs(CsColumns(array[few]))
-    assert star is not None
-    texts = star.rows.columns(star.rows.labels)
     size = next((texts[label] for label in MICROGRAPH_SIZES if label in texts), None)
     group = texts.get("rlnOpticsGroup")
-    if size is None and group is not None and star.optics is not None:
-        optics = star.optics.columns(star.optics.labels)
+    block = carried_optics(array) if size is None else None
+    if block is not None and group is not None:
+        optics = block.columns(block.labels)
         stated = next((optics[label] for label in MICROGRAPH_SIZES if label in optics), None)
         if stated is not None and "rlnOpticsGroup" in optics:
             found = dict(zip(optics["rlnOpticsGroup"].tolist(), stated.tolist(), strict=True))

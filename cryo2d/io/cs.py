@@ -96,7 +96,9 @@ def _read_numpy(file: IO[bytes], path: Path) -> np.ndarray:
         found = f"{held // max(dtype.itemsize, 1)} of {shape[0]} rows"
         raise _refuse(str(path), found, "all rows", "copy the file again: it is cut short")
     file.seek(begin)
-    return np.frombuffer(bytearray(file.read(need)), dtype, shape[0])
+    data = np.empty(need, np.uint8)
+    file.readinto(data)  # type: ignore[attr-defined]
+    return data.view(dtype)
 
 
 def _read_stream(path: Path) -> np.ndarray:
@@ -151,7 +153,8 @@ def check_uid(array: np.ndarray, path: str) -> None:
     """Refuse a table without ``uid`` or with one of them twice."""
     if UID not in (array.dtype.names or ()):
         raise _refuse(path, "no field uid", "a .cs file of particles", "check the file")
-    repeated = len(array) - len(np.unique(array[UID]))
+    ordered = np.sort(array[UID])
+    repeated = int((ordered[1:] == ordered[:-1]).sum())
     if repeated:
         action = "remove the duplicates in cryoSPARC and export again"
         raise _refuse(path, f"{repeated} uid repeated", "each uid once", action)

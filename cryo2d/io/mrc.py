@@ -266,19 +266,19 @@ class StackReader:
         """
         with self._lease(path) as entry:
             header = entry.header
-            buffer = bytearray(count * header.image_bytes)
+            buffer = np.empty(count * header.image_bytes, np.uint8)
             got = _pread(entry.descriptor, buffer, header.offset + first * header.image_bytes)
         whole = got // header.image_bytes
         dtype = header.dtype
         if header.mode == 0 and not self.int8_signed:
             dtype = np.dtype("u1")
-        pixels = np.frombuffer(buffer, dtype, whole * header.nx * header.ny)
-        return pixels.reshape(whole, header.ny, header.nx).astype(np.float32)
+        pixels = buffer[: whole * header.image_bytes].view(dtype)
+        return pixels.reshape(whole, header.ny, header.nx).astype(np.float32, copy=False)
 
 
-def _pread(descriptor: int, buffer: bytearray, offset: int) -> int:
+def _pread(descriptor: int, buffer: np.ndarray, offset: int) -> int:
     """Fill a buffer from a file; bytes read, fewer at its end. Network errors are tried again."""
-    view, got, tries = memoryview(buffer), 0, 0
+    view, got, tries = buffer.data, 0, 0
     while got < len(view):
         try:
             step = os.preadv(descriptor, [view[got:]], offset + got)

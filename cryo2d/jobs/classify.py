@@ -1,7 +1,6 @@
 """The main job: particles in, class averages and assignments out."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +16,28 @@ from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
 from cryo2d.em.clamp import ClampedSolver
+from cryo2d.em.given import KeepPoses
+from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
+from cryo2d.em.posterior import Expectation, maximise
 from cryo2d.em.prior import CountRegularizer, FrcRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.mrc import read_images
-from cryo2d.io.particles import Excluded, ParticleTable, read_particles
-from cryo2d.physics.preprocess import TRANSFER, Preprocessor, working_box
+from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
+from cryo2d.jobs.limits import check_classes, check_frame
+from cryo2d.jobs.particles import make_particles, threads_of
+from cryo2d.physics.preprocess import TRANSFER, working_box
 from cryo2d.training.assembly import Frame, random_references
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.module import Classification, EmSettings
 
 log = logging.getLogger(__name__)
+
+FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 
 # Lightning calls what torch >= 2.11 has renamed; nothing a user can act on.
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -52,30 +58,13 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         EnvironmentFault: if they do not fit into memory, or the device is missing.
     """
     cfg, checkpoint = resumed(cfg)
-    threads = cfg.hardware.threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads_of(cfg))
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
     table, excluded = load(cfg, run_dir)
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
-    particles = Particles(
-        table,
-        excluded,
-        Preprocessor(
-            frame.grid,
-            int(table.box[0]),
-            window=cfg.data.window,
-            window_inner=cfg.data.window_inner,
-            window_outer=cfg.data.window_outer,
-            invert=cfg.data.invert,
-        ),
-        seed=cfg.seed,
-        device=trainer.strategy.root_device,
-        threads=threads,
-        int8_signed=cfg.data.int8_signed,
-        memory_fraction=cfg.hardware.memory_fraction,
-    )
+    particles = make_particles(cfg, table, excluded, frame, trainer.strategy.root_device)
     cache = particles.read()
     check_classes(cfg, len(cache))
     particles.plan = VisitPlan(
@@ -85,12 +74,13 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         full_iterations=cfg.optimizer.full_iterations,
         seed=cfg.seed,
     )
+    known = known_poses(cfg, particles, frame)
     module = Classification(
-        first_model(cfg, particles, frame),
+        first_model(cfg, particles, frame, known),
         frame.grid,
         frame.search,
         particles.plan,
-        em_settings(cfg, frame),
+        em_settings(cfg, frame, known),
         optimizer_maker(cfg, frame),
         halves=cache.half.cpu(),
         optics=cache.optics.cpu(),
@@ -105,7 +95,8 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
     """Read and check the metadata; simulate particles first if no path is given.
 
     Raises:
-        InputError: for anything wrong with them, or if duplicates cannot be found as asked.
+        InputError: for anything wrong with them, if duplicates cannot be found as asked, or if they
+            have no poses to keep.
     """
     data = cfg.data
     path = data.path
@@ -121,11 +112,12 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
         require_ctf=cfg.model.ctf != "none",
         max_particles=data.max_particles,
     )
+    problems = [] if cfg.model.align else pose_problems(table)
     if cfg.post.remove_duplicates:
         rule = DuplicateRule(True, micrograph_pixel_size=cfg.post.micrograph_pixel_size)
-        problems = location_problems(table, rule)
-        if problems:
-            raise InputError(problems)
+        problems += location_problems(table, rule)
+    if problems:
+        raise InputError(problems)
     return table, excluded
 
 
@@ -133,7 +125,8 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
     """Working box, mask and limits, checked against each other.
 
     Raises:
-        InputError: for limits that leave nothing to align on, or a mask that does not fit.
+        InputError: for more classes than particles, bands that leave nothing to align on, or
+            lengths that do not fit the box.
     """
     model = cfg.model
     raw_box, raw_pixel = int(table.box[0]), float(table.pixel_size[0])
@@ -150,48 +143,9 @@ def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:
         padding=model.zeropad,
         remove_neighbours=model.remove_neighbours,
     )
-    problems = []
-    if model.mask_diameter is not None and model.mask_diameter > frame.length:
-        problems.append(
-            _problem("mask_diameter", model.mask_diameter, f"at most the box, {frame.length:.0f} A")
-        )
-    if model.max_shift is not None and model.max_shift > frame.length / 2:
-        problems.append(
-            _problem(
-                "max_shift", model.max_shift, f"at most half the box, {frame.length / 2:.0f} A"
-            )
-        )
-    if frame.align_rings - frame.first_ring < 3:
-        least = frame.length / max(frame.align_rings - 2, 1)
-        problems.append(
-            _problem(
-                "min_align_resolution",
-                model.min_align_resolution,
-                f"a band of at least 3 rings: min_align_resolution above {least:.1f} A here",
-            )
-        )
-    if problems:
-        raise InputError(problems)
-    if model.max_resolution < 2 * frame.pixel_size - 1e-6:
-        log.warning(
-            "model.max_resolution=%g A is beyond Nyquist; %.2f A is used.",
-            model.max_resolution,
-            2 * frame.pixel_size,
-        )
+    check_classes(cfg, len(table))
+    check_frame(cfg, frame)
     return frame
-
-
-def _problem(key: str, value: object, expected: str) -> Problem:
-    return Problem("command line", f"model.{key}={value}", expected, f"change model.{key}")
-
-
-def check_classes(cfg: DictConfig, count: int) -> None:
-    """Refuse more classes than particles."""
-    classes = cfg.model.num_classes
-    if classes > count:
-        raise InputError(
-            [_problem("num_classes", classes, f"at most the number of particles, {count}")]
-        )
 
 
 def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
@@ -224,7 +178,7 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
         raise
 
 
-def em_settings(cfg: DictConfig, frame: Frame) -> EmSettings:
+def em_settings(cfg: DictConfig, frame: Frame, known: KeepPoses | None) -> EmSettings:
     """Schedules and choices of the E-step."""
     optimizer = cfg.optimizer
     ramp = ResolutionRamp(
@@ -236,11 +190,28 @@ def em_settings(cfg: DictConfig, frame: Frame) -> EmSettings:
         first_ring=frame.first_ring,
         step_size=instantiate(optimizer.step_size),
         transfer=TRANSFER[cfg.model.ctf],
+        expectation=known or expectation_of(cfg),
         scale_per_particle=cfg.model.scale_per_particle,
         hard_last=optimizer.hard_last,
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
     )
+
+
+def known_poses(cfg: DictConfig, particles: Particles, frame: Frame) -> KeepPoses | None:
+    """The poses that the particles came with, if they are to be kept."""
+    if cfg.model.align:
+        return None
+    assert particles.given_poses is not None
+    return KeepPoses(particles.given_poses, frame.pixel_size)
+
+
+def expectation_of(cfg: DictConfig) -> Expectation:
+    """The E-step: poses are summed over for few classes, maximised for many."""
+    force_max = cfg.model.force_max
+    if force_max is None:
+        force_max = cfg.model.num_classes > FEW_CLASSES
+    return maximise if force_max else Marginalise()
 
 
 def uncertainty_of(cfg: DictConfig) -> Uncertainty:
@@ -260,7 +231,9 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
     regularizer = (
         FrcRegularizer(full=model.full_frc) if model.frc_regularizer else CountRegularizer()
     )
-    recenter = Recenter(model.recenter_threshold, model.recenter_binary) if model.recenter else None
+    # an average that moves leaves particles behind whose shifts are fixed
+    centred = model.recenter and model.align
+    recenter = Recenter(model.recenter_threshold, model.recenter_binary) if centred else None
     # what the last iteration finds refers to averages that stand upright
     second_last = cfg.optimizer.iterations + cfg.optimizer.full_iterations - 2
     upright = Upright(frame.grid, second_last) if model.align_filaments else None
@@ -283,7 +256,9 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
     return make
 
 
-def first_model(cfg: DictConfig, particles: Particles, frame: Frame) -> ClassModel:
+def first_model(
+    cfg: DictConfig, particles: Particles, frame: Frame, known: KeepPoses | None
+) -> ClassModel:
     """First references and noise."""
     assert particles.cache is not None
     assert particles.plan is not None
@@ -302,6 +277,7 @@ def first_model(cfg: DictConfig, particles: Particles, frame: Frame) -> ClassMod
         scale=cfg.model.initial_scale,
         batch_size=particles.batch_size,
         generator=generator,
+        known=known,
     )
     return ClassModel(references, noise.cpu())
 

@@ -318,9 +318,9 @@ def class_table(one: FinishedRun, consensus: Consensus) -> Table:
     rows = []
     for k in np.argsort(-np.nan_to_num(consensus.classes, nan=-1.0), kind="stable").tolist():
         empty = bool(count[k] == 0)
-        partners = ", ".join("-" if p < 0 else str(p) for p in others[:8, k])
+        partners = ", ".join("-" if p < 0 else str(p + 1) for p in others[:8, k])
         cells = [
-            cell(k),
+            cell(k + 1),
             cell(int(count[k])),
             cell(consensus.classes[k], 3),
             cell(resolution[k], 1),

@@ -89,19 +89,19 @@ def averages_of(source: Source, found: AlignmentColumns) -> ClassAverages:
     most = int(found.class_index.max(initial=0))
     if most >= len(averages):
         path = str(source.run / "class_averages.star")
-        expected = f"an average of class {most} of {source.table.source}"
+        expected = f"an average of class {most + 1} of {source.table.source}"
         action = "give the folder of one run"
         raise InputError([Problem(path, f"{len(averages)} averages", expected, action)])
     return averages
 
 
 def with_superclass(table: ParticleTable, label: np.ndarray) -> ParticleTable:
-    """The particles with superclass and old class, from 0, as columns."""
+    """The particles with superclass and old class, from 1, as columns."""
     assert table.alignment is not None
     before = table.alignment.class_index
     assert before is not None
-    table = with_text_column(table, "cryo2dSuperclass", label.astype(str))
-    return with_text_column(table, "cryo2dClassBefore", before.astype(str))
+    table = with_text_column(table, "cryo2dSuperclass", (label + 1).astype(str))
+    return with_text_column(table, "cryo2dClassBefore", (before + 1).astype(str))
 
 
 def class_numbers(groups: Superclasses) -> np.ndarray:
@@ -216,7 +216,7 @@ def superclass_table(
         pairs = groups.correlation[np.ix_(members, members)]
         alike = pairs[np.triu_indices(len(members), 1)]
         cells = [
-            cell(g),
+            cell(g + 1),
             cell(len(members)),
             cell(int(count[members].sum())),
             cell(int(kept[g])),

@@ -47,6 +47,8 @@ DATA: Mapping[str, Rule] = {
     "data.window": Flag(),
     "data.window_inner": Real(above=0, most=1.5, unit="fraction of the half box"),
     "data.window_outer": Real(above=0, most=1.5, unit="fraction of the half box"),
+    "data.ignore_dc": Flag(),
+    "data.cache": Text("ram, a folder, or off (in quotes in a yaml file)"),
     "data.max_particles": OrNull(Whole(1)),
 }
 
@@ -62,6 +64,7 @@ MODEL: Mapping[str, Rule] = {
     "model.recenter": Flag(),
     "model.recenter_threshold": Real(least=0, most=1),
     "model.recenter_binary": Flag(),
+    "model.force_max": OrNull(Flag()),
     "model.align_filaments": Flag(),
     "model.ctf": Choice("full", "flip", "none"),
     "model.zeropad": Real(least=1, most=4),
@@ -73,6 +76,7 @@ MODEL: Mapping[str, Rule] = {
     "model.noise": Choice("coloured", "white"),
     "model.initial_references": OrNull(Text("an .mrcs file")),
     "model.initial_scale": Real(above=0),
+    "model.align": Flag(),
     "model.perturb_poses": Flag(),
     "model.max_shift": OrNull(Real(least=0, unit="A")),
 }
@@ -118,6 +122,7 @@ SIMULATION: Mapping[str, Rule] = {
     "simulation.snr": Real(above=0),
     "simulation.junk_fraction": Real(least=0, most=0.99),
     "simulation.neighbours": Real(least=0),
+    "simulation.micelle": Real(least=0),
     "simulation.defocus_min": Real(unit="A"),
     "simulation.defocus_max": Real(unit="A"),
     "simulation.astigmatism": Real(least=0, unit="A"),
@@ -218,6 +223,15 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         **DUPLICATES,
         **RUN,
     },
+    "select": {
+        "run": Text("the folder of a classification (run=outputs/classify/...)"),
+        "rules": OrNull(Condition("resolution < 12 and count > 200")),
+        "classes": OrNull(Several(Whole(1))),
+        "templates": Flag(),
+        "host": Text("an address or a host name"),
+        "port": OrNull(Whole(1, 65535)),
+        **RUN,
+    },
 }
 
 # How two settings compare where neither is null.
@@ -230,7 +244,20 @@ ORDERED = (
 )
 
 # Switches that are part of another one.
-PARTS = (("model.non_negative", "model.clamp_solvent"),)
+PARTS = (
+    ("model.non_negative", "model.clamp_solvent"),
+    ("model.align_filaments", "model.align"),
+)
+
+# Settings that do nothing beside another: a key, its value that asks for nothing, the other key
+# and whether that one is set.
+IDLE = (
+    ("model.recenter_binary", False, "model.recenter", False),
+    ("model.full_frc", True, "model.frc_regularizer", False),
+    ("model.initial_scale", 1, "model.initial_references", True),
+    ("model.force_max", None, "model.align", False),
+    ("model.max_shift", None, "model.align", False),
+)
 
 
 def is_known(job: str, key: str) -> bool:
@@ -307,10 +334,21 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
             shown = f"{small}={low} and {large}={high}"
             yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
     yield from _filament_problems(values)
+    yield from _idle_problems(values)
     for part, whole in PARTS:
         if values.get(part) is True and values.get(whole) is False:
             shown = f"{part}=true and {whole}=false"
             yield Problem(COMMAND_LINE, shown, f"{part} only with {whole}", f"add {whole}=true")
+
+
+def _idle_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Settings that would change nothing because of another one."""
+    for key, usual, other, is_set in IDLE:
+        value, beside = values.get(key, usual), values.get(other)
+        if key in values and value != usual and (beside not in (None, False)) == is_set:
+            shown = f"{key}={_shown(value)} and {other}={_shown(beside)}"
+            expected = f"{key}={_shown(usual)} beside {other}={_shown(beside)}"
+            yield Problem(COMMAND_LINE, shown, expected, f"leave {key} out or change {other}")
 
 
 def _filament_problems(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -81,8 +81,8 @@ class Source:
         first = int(rows[0])
         return Problem(
             self.table.source,
-            f"class {index[first]} (counted from 0)",
-            f"a class from 0 to {MOST_CLASSES - 1}",
+            f"class {index[first] + 1}",
+            f"a class from 1 to {MOST_CLASSES}",
             "correct or remove these particles",
             int(self.table.source_row[first]),
             len(rows),

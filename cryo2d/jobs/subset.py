@@ -168,14 +168,14 @@ def table_of_classes(
     classes: np.ndarray, keep: np.ndarray, averages: ClassAverages | None
 ) -> Table:
     """How much of each class is kept."""
-    index = classes.astype(np.int64)
+    index = classes.astype(np.int64) - 1
     size = max(int(index.max(initial=-1)) + 1, 0 if averages is None else len(averages))
     before, after = (np.bincount(index[rows], minlength=size) for rows in (keep | True, keep))
     pictures = None if averages is None else grey_levels(averages.images)
     rows = []
     for k in np.argsort(-before, kind="stable").tolist():
         share = 100 * after[k] / before[k] if before[k] else np.nan
-        cells = [cell(k), cell(int(before[k])), cell(int(after[k])), cell(share, 1)]
+        cells = [cell(k + 1), cell(int(before[k])), cell(int(after[k])), cell(share, 1)]
         picture = b"" if pictures is None or not before[k] else thumbnail(pictures[k])
         rows.append(Row(cells, picture, empty=not before[k]))
     labels = ("class", "particles", "kept", "kept (%)")

@@ -18,6 +18,7 @@ from cryo2d.physics.ctf import ctf_at
 from cryo2d.simulate.filaments import lay_tubes, lying_rotations, tubes, upright_views
 from cryo2d.simulate.fold import random_rotations
 from cryo2d.simulate.ice import noise_power, normalise, ramp
+from cryo2d.simulate.micelle import with_belts
 from cryo2d.simulate.molecules import molecules
 from cryo2d.simulate.phantom import Phantom, project
 from cryo2d.simulate.recipe import Recipe
@@ -94,6 +95,8 @@ def simulate(out_dir: Path, **settings: Any) -> Path:
     instances = populate(
         poses, phantoms, recipe.box, recipe.neighbours, rng, turns=layout.neighbour_turns
     )
+    if recipe.micelle:
+        instances = with_belts(instances, poses, phantoms, recipe.micelle, rng)
     gain = signal_gain(recipe, poses, phantoms, optics.ctf)
     images = _render(recipe, instances, optics, gain)
     mode = 12 if recipe.float16 else 2

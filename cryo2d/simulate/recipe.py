@@ -26,6 +26,8 @@ class Recipe:
         junk_fraction: share of boxes without a single whole molecule: a third of them empty, a
             third with a contaminant, a third with an aggregate.
         neighbours: mean number of unpicked molecules that reach into a box.
+        micelle: mass of the detergent belt round each particle, as a part of the molecule's; its
+            shape and in-plane orientation know nothing of the protein's. 0 for none.
         defocus_min: smallest defocus of a micrograph (Angstrom).
         defocus_max: largest.
         astigmatism: standard deviation of defocus U - V over the micrographs (Angstrom).
@@ -53,6 +55,7 @@ class Recipe:
     snr: float = 0.1
     junk_fraction: float = 0.1
     neighbours: float = 0.2
+    micelle: float = 0.0
     defocus_min: float = 8000.0
     defocus_max: float = 22000.0
     astigmatism: float = 300.0
@@ -82,6 +85,10 @@ class Recipe:
             "snr": (self.snr > 0, "more than 0"),
             "junk_fraction": (0 <= self.junk_fraction <= 1, "0 to 1"),
             "neighbours": (self.neighbours >= 0, "0 or more"),
+            "micelle": (
+                self.micelle == 0 or (self.micelle > 0 and self.num_tubes == 0),
+                "0 or more, and 0 with tubes",
+            ),
             "defocus_max": (self.defocus_max >= self.defocus_min, "at least defocus_min"),
             "amplitude_contrast": (0 <= self.amplitude_contrast <= 1, "0 to 1"),
             "num_micrographs": (self.num_micrographs >= 1, "at least 1"),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryo2d.data.cache import ParticleCache
+from cryo2d.data.cache import ParticleSource
+from cryo2d.em.given import KeepPoses
 from cryo2d.em.search import PoseSearch
 from cryo2d.em.seed import add_random, low_passed_averages
 from cryo2d.em.stats import SufficientStats
@@ -105,7 +106,7 @@ class Frame:
 
 
 def random_references(
-    cache: ParticleCache,
+    cache: ParticleSource,
     frame: Frame,
     rows: Tensor,
     *,
@@ -115,6 +116,7 @@ def random_references(
     scale: float,
     batch_size: int,
     generator: torch.Generator,
+    known: KeepPoses | None = None,
 ) -> Tensor:
     """First averages ``[k y x]``: random subsets at random rotations, low-passed.
 
@@ -128,15 +130,16 @@ def random_references(
         scale: contrast of the averages.
         batch_size: particles handled at once.
         generator: random numbers.
+        known: poses of the particles, if they are not to be random.
     """
-    grid, device = frame.grid, cache.rings.device
+    grid, device = frame.grid, cache.device
     stats = SufficientStats.zeros(grid, num_classes, len(noise), device)
     for start in range(0, len(rows), batch_size):
         batch = cache.batch(rows[start : start + batch_size])
         images = weigh(
             batch, grid, pixel_size=frame.pixel_size, noise=noise.to(device), transfer=transfer
         )
-        add_random(stats, grid, images, generator)
+        add_random(stats, grid, images, generator, known.of(images) if known else None)
     return low_passed_averages(
         stats, grid, frame.solvent, rings=frame.first_rings, scale=scale
     ).cpu()

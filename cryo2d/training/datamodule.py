@@ -1,36 +1,35 @@
-"""Lightning's view of the particles: read once, then batches from memory."""
+"""Lightning's view of the particles: read once, then the batches of every iteration."""
 
 import logging
+import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
-from cryo2d.data.cache import ParticleCache
+from cryo2d.data.cache import ParticleCache, ParticleSource, ParticleStream
+from cryo2d.data.optics import ctf_params
 from cryo2d.data.outcome import extended
-from cryo2d.data.reader import iterate
+from cryo2d.data.prepared import PreparedParticles
 from cryo2d.data.sampler import VisitPlan, half_sets
-from cryo2d.errors import EnvironmentFault, InputError, Problem
+from cryo2d.data.store import Filled, InMemory, Store
+from cryo2d.errors import InputError, Problem
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.io.particles import CtfColumns, Excluded, ParticleTable
+from cryo2d.io.particles import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor
-from cryo2d.types import CtfParams, GivenPoses, ParticleBatch
+from cryo2d.types import GivenPoses, ParticleBatch
 
 log = logging.getLogger(__name__)
 
 
-def ctf_params(columns: CtfColumns | None, count: int) -> CtfParams:
-    """CTF columns of a table as float32 tensors; zeros where there are none."""
-    names = CtfParams.__dataclass_fields__
-    if columns is None:
-        return CtfParams(**{name: torch.ones(count) for name in names})
-    values = {name: torch.from_numpy(np.asarray(getattr(columns, name))) for name in names}
-    return CtfParams(**{name: value.float() for name, value in values.items()})
-
-
 class BatchStream:
     """The batches of one iteration.
+
+    Particles that are not in memory are read ahead, one batch while the one before is computed.
 
     Args:
         cache: all particles.
@@ -38,15 +37,25 @@ class BatchStream:
         size: particles of a batch.
     """
 
-    def __init__(self, cache: ParticleCache, rows: torch.Tensor, size: int) -> None:
+    def __init__(self, cache: ParticleSource, rows: torch.Tensor, size: int) -> None:
         self.cache, self.rows, self.size = cache, rows, size
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.size)
 
     def __iter__(self) -> Iterator[ParticleBatch]:
-        for start in range(0, len(self.rows), self.size):
-            yield self.cache.batch(self.rows[start : start + self.size])
+        parts = self.rows.split(self.size) if len(self.rows) else ()
+        if isinstance(self.cache, ParticleCache):
+            yield from map(self.cache.batch, parts)
+            return
+        ahead: Future[ParticleBatch] | None = None
+        with ThreadPoolExecutor(1) as reader:
+            for part in parts:
+                ready, ahead = ahead, reader.submit(self.cache.batch, part)
+                if ready is not None:
+                    yield ready.result()
+            if ahead is not None:
+                yield ahead.result()
 
 
 class Particles(pl.LightningDataModule):
@@ -59,8 +68,9 @@ class Particles(pl.LightningDataModule):
         seed: of half-sets.
         device: where preprocessing runs and, if it fits, the particles stay.
         threads: reading threads.
+        store: where the particles are kept.
         int8_signed: meaning of MRC mode 0.
-        memory_fraction: part of the device's free memory the particles may take.
+        memory_fraction: part of a GPU's free memory the particles may take.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class Particles(pl.LightningDataModule):
         seed: int,
         device: torch.device,
         threads: int,
+        store: Store | None = None,
         int8_signed: bool = True,
         memory_fraction: float = 0.8,
     ) -> None:
@@ -80,8 +91,9 @@ class Particles(pl.LightningDataModule):
         self.preprocessor, self.device, self.threads = preprocessor, device, threads
         self.int8_signed, self.memory_fraction = int8_signed, memory_fraction
         self.seed = seed
+        self.store = InMemory(memory_fraction) if store is None else store
         self.plan: VisitPlan | None = None
-        self.cache: ParticleCache | None = None
+        self.cache: ParticleSource | None = None
 
     @property
     def grid(self) -> PolarGrid:
@@ -114,41 +126,34 @@ class Particles(pl.LightningDataModule):
             memory = 0.1 * torch.cuda.mem_get_info(self.device)[0]
         return int(min(8192, max(32, memory / per_particle)))
 
-    def read(self) -> ParticleCache:
-        """Read every particle into memory; unusable ones move to ``excluded``.
+    def read(self) -> ParticleSource:
+        """Read every particle, or find them in the store; unusable ones move to ``excluded``.
 
         Raises:
             InputError: if no particle is usable.
-            EnvironmentFault: if they do not fit into memory.
+            EnvironmentFault: if they do not fit into memory or onto the disk.
         """
         if self.cache is not None:
             return self.cache
-        grid, count = self.grid, len(self.table)
-        shape = (count, grid.num_angles, grid.num_rings, 2)
-        try:
-            rings = torch.empty(shape, dtype=torch.float16)
-        except RuntimeError as error:
-            gigabytes = 4e-9 * count * grid.num_angles * grid.num_rings
-            raise EnvironmentFault(
-                f"{count} particles need {gigabytes:.1f} GB of memory; raise model.max_resolution "
-                "or set data.max_particles"
-            ) from error
-        reasons: dict[int, str] = {}
-        for rows, images, bad in iterate(
-            self.table, threads=self.threads, int8_signed=self.int8_signed
-        ):
-            reasons.update(bad)
-            if not len(rows):
-                continue
-            stack = torch.from_numpy(images).to(self.device)
-            with torch.no_grad():
-                samples = torch.view_as_real(self.preprocessor(stack)).half().cpu()
-            rings[torch.from_numpy(rows)] = samples
-        self._set_aside(reasons)
-        if reasons:
-            kept = np.setdiff1d(np.arange(count), np.fromiter(reasons, dtype=np.int64))
-            rings = rings[torch.from_numpy(kept)]
-        self.cache = self._placed(rings)
+        particles = PreparedParticles(
+            self.table, self.preprocessor, self.threads, self.int8_signed, self.device
+        )
+        start = time.perf_counter()
+        with tqdm(
+            total=len(particles),
+            bar_format="reading  |{bar:20}| {n:,}/{total:,} particles  {rate_fmt}",
+            unit=" particles",
+            dynamic_ncols=True,
+            leave=False,
+            disable=not sys.stdout.isatty(),
+            file=sys.stdout,
+        ) as bar:
+            filled = self.store.fill(particles, bar.update)
+        seconds = time.perf_counter() - start
+        speed = len(particles) / max(seconds, 1e-9)
+        log.info("%s particles read in %.1f s: %.0f/s.", f"{len(particles):,}", seconds, speed)
+        self._set_aside(filled.bad)
+        self.cache = self._placed(filled)
         return self.cache
 
     def _set_aside(self, reasons: dict[int, str]) -> None:
@@ -168,18 +173,20 @@ class Particles(pl.LightningDataModule):
         )
         self.table = self.table.take(kept)
 
-    def _placed(self, rings: torch.Tensor) -> ParticleCache:
-        count = len(rings)
-        cache = ParticleCache(
-            rings=rings,
-            ctf=ctf_params(self.table.ctf, count),
-            optics=torch.from_numpy(self.table.optics.astype(np.int64)),
-            half=half_sets(count, self.seed),
-        )
-        if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0]
+    def _placed(self, filled: Filled) -> ParticleSource:
+        """The particles with all that belongs to them, on the device if they fit there."""
+        count, samples = len(self.table), filled.samples
+        ctf = ctf_params(self.table.ctf, count)
+        optics = torch.from_numpy(self.table.optics.astype(np.int64))
+        half = half_sets(count, self.seed)
+        device = self.device
+        if not isinstance(samples, torch.Tensor):
+            return ParticleStream(samples, ctf.to(device), optics.to(device), half.to(device))
+        cache = ParticleCache(samples, ctf, optics, half)
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
             if cache.nbytes < self.memory_fraction * free:
-                return cache.to(self.device)
+                return cache.to(device)
         return cache
 
     def train_dataloader(self) -> BatchStream:

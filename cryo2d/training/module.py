@@ -12,11 +12,11 @@ from torch import Tensor
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
-from cryo2d.em.posterior import Posterior
+from cryo2d.em.posterior import Expectation
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.search import PoseSearch
 from cryo2d.em.solve import Solution
-from cryo2d.em.stats import SufficientStats, accumulate, add_residual
+from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import Transfer, weigh
 from cryo2d.training.summary import VisitLog, summarize
@@ -35,6 +35,7 @@ class EmSettings:
         first_ring: rings below are not aligned on.
         step_size: iteration -> step size of the online update.
         transfer: transfer function.
+        expectation: how poses enter the posterior.
         scale_per_particle: whether contrast scales are estimated from the second iteration on.
         hard_last: whether the last iteration puts each particle into its best class alone.
         perturb_poses: whether the grid of coarse rotations is offset at random.
@@ -46,6 +47,7 @@ class EmSettings:
     first_ring: int
     step_size: Callable[[int], float]
     transfer: Transfer
+    expectation: Expectation
     scale_per_particle: bool
     hard_last: bool
     perturb_poses: bool
@@ -157,17 +159,15 @@ class Classification(pl.LightningModule):
             transfer=self.settings.transfer,
         )
         prior = torch.zeros(self.model.num_classes, device=self.device)
-        candidates = self._scorer.candidates(images, log_prior=prior, uncertainty=uncertainty)
-        posterior = Posterior.of(candidates, uncertainty=uncertainty)
-        last = iteration == self.plan.total - 1
-        if last and self.settings.hard_last:
-            accumulate(self._stats, self.grid, images, posterior.hard())
-        else:
-            accumulate(self._stats, self.grid, images, posterior)
-        best = candidates.poses[posterior.best]
-        add_residual(self._stats, self.grid, images, best, self._scorer.harmonics)
+        posterior = self.settings.expectation(
+            self._scorer, images, log_prior=prior, uncertainty=uncertainty
+        )
+        hard = self.settings.hard_last and iteration == self.plan.total - 1
+        (posterior.hard() if hard else posterior).add_to(self._stats, self.grid, images)
+        peak = posterior.peak()
+        add_residual(self._stats, self.grid, images, peak.best_poses, self._scorer.harmonics)
         power = images.power[:, self._band(iteration)].sum(1)
-        found = posterior.assignments(power, batch.scale, self.pixel_size)
+        found = peak.assignments(power, batch.scale, self.pixel_size)
         self._record(batch.index, found)
         if self.trainer.is_last_batch:
             self._finish(iteration, uncertainty)

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from cryo2d.data.reader import ImageChunk, iterate
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import Posterior
 from cryo2d.em.prior import FrcRegularizer
-from cryo2d.em.score import Candidates
 from cryo2d.em.solve import Recenter, WienerSolver, images_of, least_squares
 from cryo2d.em.stats import SufficientStats, accumulate
 from cryo2d.geometry.shells import resolution_at
@@ -179,7 +177,8 @@ class Reconstructor:
             noise=torch.ones((1, grid.num_rings), device=self.device),
             transfer=self.transfer,
         )
-        accumulate(stats, grid, images, certain(poses), chunk=self._batch_size)
+        weight = torch.ones(len(images), device=self.device)
+        accumulate(stats, grid, images, poses, weight, chunk=self._batch_size)
 
     def _solved(self, stats: SufficientStats, first: int) -> Reconstruction:
         """The classes from ``first`` on, some at a time."""
@@ -189,28 +188,21 @@ class Reconstructor:
         )
         grid, solvent = self.frame.grid, self.frame.solvent
         solver = WienerSolver(grid, solvent, FrcRegularizer())
-        solution = solver(part)
+        raw = solver.filtered(part)
+        averages = solvent.flatten(raw.averages, raw.masks)
         moved = torch.zeros((part.count.shape[1], 2), device=self.device)
         for _ in range(CENTRE_ROUNDS if self.recenter else 0):
             assert self.recenter is not None
-            shift = self.recenter.shift(solution.averages)
+            shift = self.recenter.shift(averages)
             part, moved = part.moved(grid, shift), moved + shift
-            solution = solver(part)
+            raw = solver.filtered(part)
+            averages = solvent.flatten(raw.averages, raw.masks)
         halves = torch.stack([images_of(grid, h) for h in least_squares(grid, part.num, part.den)])
         return Reconstruction(
-            averages=solution.averages.cpu(),
+            averages=averages.cpu(),
             halves=halves.cpu(),
-            masks=solvent.masks(halves.mean(0)).cpu(),
-            frc=solution.frc.cpu(),
+            masks=raw.masks.cpu(),
+            frc=raw.frc.cpu(),
             count=part.count.cpu(),
             moved=moved.cpu(),
         )
-
-
-def certain(poses: Poses) -> Posterior:
-    """The posterior of particles whose class and pose are known: weight 1, one row each."""
-    count = len(poses.particle)
-    zero = torch.zeros(count, device=poses.psi.device)
-    one = torch.ones_like(zero)
-    candidates = Candidates(poses, zero, zero, zero, one, one, count)
-    return Posterior(candidates, one, torch.arange(count, device=poses.psi.device))

@@ -134,8 +134,7 @@ class Comparison:
 
 def comparison(solver: ClampedSolver, stats: SufficientStats, truth: Tensor) -> Comparison:
     """The ordinary solution of the same statistics."""
-    ordinary = WienerSolver(solver.grid, solver.solvent, solver.regularizer)(stats)
-    unmasked = solver.misfit(stats, ordinary.frc).target
+    unmasked = solver.filtered(stats).averages
     mask = solver.solvent.circle
     outside = radius_grid(solver.grid.box) > solver.solvent.outer
     level = solver.solvent.level(unmasked, mask.expand_as(unmasked))
@@ -166,7 +165,8 @@ def main(classes: int = 200, box: int = 128) -> None:
         seconds = time.perf_counter() - start
         left = math.nan
         if isinstance(solver, ClampedSolver):
-            misfit, support = solver.misfit(stats, solution.frc), solver.support(stats)
+            raw = solver.filtered(stats)
+            misfit, support = solver.misfit(stats, raw), solver.support(raw)
             left = float(convergence(misfit, support, solution.averages).max())
         flat = float(standard.background(solution.averages).max())
         frc = float(standard.correlation(solution.averages).mean())

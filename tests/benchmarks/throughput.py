@@ -18,7 +18,7 @@ from cryo2d.em.posterior import Posterior
 from cryo2d.em.prior import FrcRegularizer
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.solve import WienerSolver
-from cryo2d.em.stats import SufficientStats, accumulate, add_residual
+from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.physics.preprocess import weigh
 from cryo2d.physics.solvent import gaussian
 from cryo2d.training.assembly import Frame
@@ -70,8 +70,8 @@ def iteration(frame: Frame, cache: ParticleCache, model: ClassModel, size: int) 
         candidates += len(found.loglik)
         now = lap("search", now)
         posterior = Posterior.of(found, uncertainty=1.5)
-        accumulate(stats, grid, images, posterior)
-        add_residual(stats, grid, images, found.poses[posterior.best], scorer.harmonics)
+        posterior.add_to(stats, grid, images)
+        add_residual(stats, grid, images, posterior.best_poses, scorer.harmonics)
         now = lap("statistics", now)
     optimizer.step(stats=stats, iteration=0)
     lap("M-step", now)

@@ -22,7 +22,7 @@ def test_both_formats_have_the_same_quantities(folder, kind):
     table, _ = read_particles(folder / f"particles.{kind}")
     found = Quantities(table, resolution=np.array([5.0, 6.0, 7.0]))
     index = table.alignment.class_index
-    assert np.array_equal(found["class"], index)
+    assert np.array_equal(found["class"], index + 1)
     assert np.array_equal(found["class_count"], np.full(30, 10))
     assert np.array_equal(found["class_resolution"], 5.0 + index)
     assert np.allclose(found["shift"], np.hypot(found["shift_x"], found["shift_y"]))
@@ -36,7 +36,7 @@ def test_the_error_in_class_is_a_robust_score(folder):
     table, _ = read_particles(folder / "particles.star")
     found = Quantities(table)
     for k in range(3):
-        members = found["class"] == k
+        members = found["class"] == k + 1
         score, error = found["error_in_class"][members], found["error"][members]
         assert np.median(score) == pytest.approx(0, abs=1e-6)
         assert np.median(np.abs(score)) * 1.4826 == pytest.approx(1)

@@ -44,7 +44,7 @@ def test_best_of_every_class_is_that_of_the_exhaustive_search(box, first_ring, d
         num_rotations=ROTATIONS,
         offset=OFFSET,
     )
-    found = bank.best(grid.harmonics(images))
+    found = bank.best(bank.parts(grid.harmonics(images)))
     table, psis = exhaustive(
         images.cpu().numpy(), averages, grid, shifts.double().numpy(), band.numpy()
     )
@@ -69,11 +69,12 @@ def test_particles_and_classes_do_not_mix(device):
         "num_rotations": 20,
         "offset": 0.0,
     }
-    together = CoarseBank(references, data.grid, **settings).best(images)
+    bank = CoarseBank(references, data.grid, **settings)
+    together = bank.best(bank.parts(images))
     for k in range(3):
         bank = CoarseBank(references[k : k + 1], data.grid, **settings)
         for n in range(5):
-            alone = bank.best(images[n : n + 1])
+            alone = bank.best(bank.parts(images[n : n + 1]))
             assert float(alone.cross) == pytest.approx(float(together.cross[n, k]), rel=1e-4)
             assert float(alone.psi) == pytest.approx(float(together.psi[n, k]), abs=1e-5)
             assert int(alone.shift) == int(together.shift[n, k])
@@ -89,7 +90,7 @@ def test_it_takes_the_orders_and_rings_that_it_needs(device):
         "offset": 0.0,
     }
     bank = CoarseBank(coarse.grid.sample(coarse.averages.to(device)), coarse.grid, **settings)
-    first = bank.best(fine.grid.harmonics(fine.weighted(device).image))
-    second = bank.best(coarse.grid.harmonics(coarse.weighted(device).image))
+    first = bank.best(bank.parts(fine.grid.harmonics(fine.weighted(device).image)))
+    second = bank.best(bank.parts(coarse.grid.harmonics(coarse.weighted(device).image)))
     torch.testing.assert_close(first.cross, second.cross, rtol=2e-2, atol=0.1)
     assert bool((first.psi == second.psi).float().mean() > 0.8)

@@ -4,7 +4,7 @@ import torch
 from reference import plane_sum, seen
 from synthetic import Synthetic, angle_between, synthetic
 
-from cryo2d.em.fine import FineBank, Poses, effective_number, parabola_peak
+from cryo2d.em.fine import FineBank, LocalGrid, Poses, effective_number, parabola_peak
 from cryo2d.geometry.transform import rotate_vector
 
 TURN, STEP = 0.2, 1.5
@@ -12,9 +12,8 @@ TURN, STEP = 0.2, 1.5
 
 def bank_of(data: Synthetic, device: torch.device, **settings) -> FineBank:
     references = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
-    band = torch.ones(data.grid.num_rings)
-    steps = {"band": band, "rotation_step": TURN, "shift_step": STEP} | settings
-    return FineBank(references, data.grid, **steps)
+    band, local = torch.ones(data.grid.num_rings), LocalGrid(TURN, STEP, 4, device)
+    return FineBank(references, data.grid, **({"band": band, "local": local} | settings))
 
 
 def disturbed(data: Synthetic, device: torch.device, seed: int = 1) -> Poses:
@@ -93,7 +92,7 @@ def test_fewer_orders_are_enough_for_a_small_particle(device):
 def test_effective_numbers_between_one_and_the_grid(steps, device):
     data = synthetic(6, sigma=0.2)
     images, poses = data.weighted(device), disturbed(data, device)
-    bank = bank_of(data, device, steps=steps)
+    bank = bank_of(data, device, local=LocalGrid(TURN, STEP, steps, device))
     hot = bank.refine(images.image, poses, images.scale, temperature=1e9)
     cold = bank.refine(images.image, poses, images.scale, temperature=1e-6)
     all_rotations = torch.full((6,), steps + 1.0, device=device)

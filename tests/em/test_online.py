@@ -4,14 +4,16 @@ import pytest
 import torch
 from synthetic import NoMask, Synthetic, search_of, synthetic
 
+from cryo2d.em.clamp import ClampedSolver
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.posterior import Posterior
+from cryo2d.em.prior import FrcRegularizer
 from cryo2d.em.score import PoseScorer
-from cryo2d.em.seed import fixed_posterior
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.stats import SufficientStats, accumulate, add_residual
 from cryo2d.physics.preprocess import WeightedImages
+from cryo2d.physics.solvent import SolventMask
 
 
 class Ones:
@@ -36,9 +38,9 @@ def at_truth(data: Synthetic, device: torch.device, rows: slice) -> SufficientSt
     """Sums of some particles at their true poses."""
     images, poses = part(data.weighted(device), rows), data.poses(device)[rows]
     stats = SufficientStats.zeros(data.grid, len(data.averages), 1, device)
-    accumulate(stats, data.grid, images, fixed_posterior(poses.classes, poses.psi, poses.shift))
-    harmonics = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
     poses = dataclasses.replace(poses, particle=torch.arange(len(images), device=device))
+    accumulate(stats, data.grid, images, poses, torch.ones_like(poses.psi))
+    harmonics = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
     add_residual(stats, data.grid, images, poses, harmonics)
     return stats
 
@@ -113,21 +115,39 @@ def test_the_model_says_what_the_sums_say(device):
     torch.testing.assert_close(model.weights, torch.full((3,), 1 / 3, device=device))
 
 
-def test_sums_follow_a_recentred_average(device):
-    # solving again from the moved sums gives the moved average
+def test_an_average_off_centre_comes_home_with_its_sums(device):
     data = synthetic(120, sigma=0.1, reach=1.0)
-    optimizer = optimizer_of(data, device, recenter=Recenter(threshold=0.3))
-    stats = at_truth(data, device, slice(None)).moved(
-        data.grid, torch.tensor([[3.0, 0.0], [0.0, -2.0], [1.0, 2.0]], device=device)
-    )
-    moved = optimizer.step(stats=stats, iteration=0).averages
-    solved = optimizer.solver(optimizer.stats).averages
-    inner = slice(6, -6)
-    error = (moved - solved)[:, inner, inner].square().mean().sqrt()
-    assert float(error) < 0.05 * float(solved[:, inner, inner].square().mean().sqrt())
-    still = optimizer_of(data, device, recenter=Recenter(threshold=0.3))
+    recenter = Recenter(threshold=0.3, max_step=20.0)
+    optimizer = optimizer_of(data, device, recenter=recenter)
+    off = torch.tensor([[3.0, 0.0], [0.0, -2.0], [1.0, 2.0]], device=device)
+    centred = at_truth(data, device, slice(None))
+    stats = centred.moved(data.grid, off)
+    model = optimizer.model
+    start = optimizer.solver(stats).averages
+    model.references.data.copy_(start)
+    first = recenter.shift(start)
+    found = optimizer.step(stats=stats, iteration=0).averages
+    # averages are those of the sums, which moved by what the references were off
+    torch.testing.assert_close(found, optimizer.solver(optimizer.stats).averages)
+    torch.testing.assert_close(optimizer.stats.num, stats.moved(data.grid, first).num)
+    assert float(recenter.shift(found).norm(dim=1).max()) < 0.25
+    assert float(first.norm(dim=1).min()) > 1.0
+    still = optimizer_of(data, device, recenter=recenter)
     kept = still.step(stats=stats, iteration=0, whole=True).averages
     torch.testing.assert_close(kept, optimizer.solver(stats).averages)
+
+
+def test_a_clamped_average_stays_flat_when_it_is_centred(device):
+    data = synthetic(60, sigma=0.3, reach=1.0)
+    solver = ClampedSolver(data.grid, SolventMask(32, 9.0, 12.0), FrcRegularizer())
+    optimizer = optimizer_of(data, device, solver=solver, recenter=Recenter(threshold=0.3))
+    model = optimizer.model
+    model.references.data.copy_(torch.roll(data.averages, (2, 1), (1, 2)))
+    found = optimizer.step(stats=at_truth(data, device, slice(None)), iteration=0).averages
+    outside = ~solver.support(solver.filtered(optimizer.stats)).bool()
+    assert int(outside.sum()) > 1000
+    assert float(found[outside].abs().max()) == 0.0
+    assert float(found.abs().max()) > 0.1
 
 
 @pytest.mark.parametrize("white", [False, True])
@@ -177,7 +197,7 @@ def test_log_likelihood_does_not_fall(device):
         history.append(float(table.logsumexp(1).sum()))
         stats = SufficientStats.zeros(data.grid, 3, 1, device)
         posterior = Posterior.of(found, uncertainty=1.0)
-        accumulate(stats, data.grid, images, posterior, least=0.0)
+        posterior.add_to(stats, data.grid, images, least=0.0)
         stats.power[:] = data.sigma2
         stats.particles[:] = 1.0
         optimizer.step(stats=stats, iteration=iteration)

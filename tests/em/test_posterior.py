@@ -6,7 +6,7 @@ import torch
 from reference import posterior
 
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import Posterior, segment_softmax
+from cryo2d.em.posterior import Posterior, segment_argmax, segment_logsumexp
 from cryo2d.em.score import Candidates
 
 PARTICLES, CLASSES = 5, 4
@@ -64,9 +64,9 @@ def test_limits_of_the_temperature(device):
     torch.testing.assert_close(cold.weight, cold.hard().weight)
     count = torch.bincount(found.poses.particle)[found.poses.particle]
     torch.testing.assert_close(hot.weight, 1.0 / count, atol=1e-4, rtol=0)
-    torch.testing.assert_close(cold.class_ess(), torch.ones(PARTICLES, device=device))
+    torch.testing.assert_close(cold.class_ess, torch.ones(PARTICLES, device=device))
     torch.testing.assert_close(
-        hot.class_ess(), torch.bincount(found.poses.particle).float(), rtol=1e-3, atol=0
+        hot.class_ess, torch.bincount(found.poses.particle).float(), rtol=1e-3, atol=0
     )
     assert torch.equal(cold.best, Posterior.of(found, uncertainty=10.0).best)
 
@@ -75,7 +75,7 @@ def test_effective_classes_by_definition(device):
     found = candidates(device)
     whole = Posterior.of(found, uncertainty=1.0)
     weight = tables(found, whole.weight, 0.0)
-    np.testing.assert_allclose(whole.class_ess().cpu().numpy(), 1.0 / (weight**2).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(whole.class_ess.cpu().numpy(), 1.0 / (weight**2).sum(1), rtol=1e-5)
 
 
 def test_the_best_candidate_is_the_most_probable(device):
@@ -124,10 +124,10 @@ def test_assignments_are_those_of_the_best_candidate(device):
         assert bool((other.error >= least.error - 1e-4).all())
 
 
-def test_softmax_of_segments(device):
+def test_segments(device):
     logs = torch.tensor([0.0, 1.0, 2.0, -1e30, 5.0], device=device)
     segment = torch.tensor([0, 1, 0, 1, 2], device=device)
-    found = segment_softmax(logs, segment, 4)
-    first = torch.softmax(torch.tensor([0.0, 2.0], device=device), 0)
-    expected = torch.stack((first[0], logs[1], first[1], 0 * logs[1], logs[1]))
-    torch.testing.assert_close(found, expected)
+    expected = torch.stack((logs[[0, 2]].logsumexp(0), logs[1], logs[4], torch.log(0 * logs[0])))
+    torch.testing.assert_close(segment_logsumexp(logs, segment, 4), expected)
+    assert segment_argmax(logs, segment, 4).tolist() == [2, 1, 4, -1]
+    assert segment_argmax(torch.zeros(5, device=device), segment, 3).tolist() == [0, 1, 4]

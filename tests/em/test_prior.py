@@ -22,6 +22,14 @@ def test_nothing_counts_after_the_first_ring_without_signal(device):
     assert bool((weight[0, 4:] == 0).all())
 
 
+def test_rings_after_the_lowest_ones_count_even_if_those_hold_no_signal():
+    # defocus transfers next to nothing of the longest waves, and ice and micelles add noise there
+    frc = torch.tensor([[-0.2, 0.1, 0.8, 0.9, 0.8, 0.6, 0.3, -0.1, -0.1]])
+    weight = FrcRegularizer(floor=0.03)(frc, DEN[:1], COUNT[:1])
+    assert bool((weight[0, 2:6] > 0).all())
+    assert bool((weight[0, 8:] == 0).all())
+
+
 def test_weights_lie_between_zero_and_one_and_grow_with_the_correlation(rng, device):
     frc = torch.from_numpy(rng.uniform(-1, 1, (50, 9))).float().to(device)
     den, count = torch.ones(50, 9, device=device), torch.ones(50, device=device)

@@ -5,7 +5,7 @@ import torch
 from reference import pictures
 from synthetic import NoMask, synthetic
 
-from cryo2d.em.seed import add_random, fixed_posterior, low_passed_averages, random_subsets
+from cryo2d.em.seed import add_random, low_passed_averages, random_subsets
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.solvent import SolventMask
@@ -25,16 +25,6 @@ def test_random_subsets_are_even_and_repeatable():
     assert torch.equal(classes, again[0])
     assert torch.equal(psi, again[1])
     assert not torch.equal(classes, random_subsets(100, 7, generator(1))[0])
-
-
-def test_fixed_posterior_is_certain(device):
-    classes = torch.tensor([2, 0, 1], device=device)
-    psi, shift = torch.rand(3, device=device), torch.rand(3, 2, device=device)
-    found = fixed_posterior(classes, psi, shift)
-    torch.testing.assert_close(found.weight, torch.ones(3, device=device))
-    torch.testing.assert_close(found.class_ess(), torch.ones(3, device=device))
-    assert found.best.tolist() == [0, 1, 2]
-    torch.testing.assert_close(found.candidates.poses.classes, classes)
 
 
 def test_every_particle_is_used_once(device):

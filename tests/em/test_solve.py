@@ -4,7 +4,6 @@ import torch
 from reference import frc, picture, pictures, wiener
 from synthetic import Synthetic, synthetic
 
-from cryo2d.em.seed import fixed_posterior
 from cryo2d.em.solve import Recenter, WienerSolver, images_of, least_squares
 from cryo2d.em.stats import SufficientStats, accumulate
 from cryo2d.geometry.fourier import fourier_shift
@@ -25,8 +24,7 @@ class Constant:
 def summed(data: Synthetic, device: torch.device, classes: int | None = None) -> SufficientStats:
     poses = data.poses(device)
     stats = SufficientStats.zeros(data.grid, classes or len(data.averages), 1, device)
-    posterior = fixed_posterior(poses.classes, poses.psi, poses.shift)
-    accumulate(stats, data.grid, data.weighted(device), posterior)
+    accumulate(stats, data.grid, data.weighted(device), poses, torch.ones_like(poses.psi))
     return stats
 
 

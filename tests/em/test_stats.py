@@ -8,7 +8,6 @@ from synthetic import PIXEL, Synthetic, synthetic
 
 from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import Candidates
-from cryo2d.em.seed import fixed_posterior
 from cryo2d.em.solve import images_of, least_squares
 from cryo2d.em.stats import SufficientStats, accumulate, add_residual
 
@@ -36,7 +35,7 @@ def summed(
     data: Synthetic, device: torch.device, posterior: Posterior, scaled: bool = False, **settings
 ) -> SufficientStats:
     stats = zeros(data, device)
-    accumulate(stats, data.grid, data.weighted(device, scaled), posterior, **settings)
+    posterior.add_to(stats, data.grid, data.weighted(device, scaled), **settings)
     return stats
 
 
@@ -85,18 +84,20 @@ def test_the_sums_of_parts_are_the_sum(device):
     for rows in (particle < 4, particle >= 4):
         alone = dataclasses.replace(posterior, weight=posterior.weight * rows)
         parts.append(zeros(data, device))
-        accumulate(parts[-1], data.grid, images, alone)
+        alone.add_to(parts[-1], data.grid, images)
     assert_same(whole, parts[0] + parts[1])
-    assert_same(whole, summed(data, device, posterior, chunk=7))
+    chunks = zeros(data, device)
+    poses, weight = posterior.candidates.poses, posterior.weight
+    accumulate(chunks, data.grid, images, poses, weight, chunk=7)
+    assert_same(whole, chunks)
 
 
 def test_half_sets_add_up_to_the_whole(device):
     data = synthetic(10, sigma=0.3)
     images, posterior = data.weighted(device), soft(data, device)
     whole = zeros(data, device)
-    accumulate(
-        whole, data.grid, dataclasses.replace(images, half=torch.zeros_like(images.half)), posterior
-    )
+    one_half = dataclasses.replace(images, half=torch.zeros_like(images.half))
+    posterior.add_to(whole, data.grid, one_half)
     halves = summed(data, device, posterior)
     for name in ("num", "den", "count"):
         one, other = getattr(whole, name), getattr(halves, name)
@@ -112,12 +113,12 @@ def test_the_order_of_the_particles_does_not_matter(device):
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1)).to(device)
     poses = data.poses(device)
     first, second = zeros(data, device), zeros(data, device)
-    accumulate(first, data.grid, images, fixed_posterior(poses.classes, poses.psi, poses.shift))
+    accumulate(first, data.grid, images, poses, torch.ones_like(poses.psi))
     shuffled = type(images)(
         **{f.name: getattr(images, f.name)[order] for f in dataclasses.fields(images)}
     )
-    moved = poses[order]
-    accumulate(second, data.grid, shuffled, fixed_posterior(moved.classes, moved.psi, moved.shift))
+    moved = dataclasses.replace(poses[order], particle=poses.particle)
+    accumulate(second, data.grid, shuffled, moved, torch.ones_like(moved.psi))
     assert_same(first, second)
 
 
@@ -146,8 +147,8 @@ def test_scaling_and_blending(device):
 @pytest.mark.parametrize("box", [32, 33])
 def test_moving_the_sums_moves_the_average(box, device):
     data = synthetic(30, box=box, rings=13, sigma=0.0, reach=1.0)
-    posterior = fixed_posterior(*(vars(data.poses(device))[n] for n in ("classes", "psi", "shift")))
-    stats = summed(data, device, posterior)
+    poses, stats = data.poses(device), zeros(data, device)
+    accumulate(stats, data.grid, data.weighted(device), poses, torch.ones_like(poses.psi))
     # to the right and up by whole pixels
     shift = torch.tensor([[2.0, -1.0], [0.0, 3.0], [-1.0, 0.0]], device=device)
     moved = stats.moved(data.grid, shift)

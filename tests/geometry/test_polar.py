@@ -50,6 +50,19 @@ def test_noise_that_fills_the_box_is_sampled_too(rng, device):
     assert error < 0.05
 
 
+def test_more_padding_is_more_exact_and_takes_more_memory(rng):
+    image = rng.standard_normal((32, 32))
+    errors, sizes = [], []
+    for padding in (1.0, 1.5, 2.0, 3.0):
+        grid = PolarGrid(32, 13, padding=padding)
+        found = grid.sample(torch.from_numpy(image).float()[None])[0].numpy()
+        errors.append(np.abs(found - polar(image, grid)).max())
+        sizes.append(grid.padded**2)
+    assert all(worse > 1.3 * better for worse, better in zip(errors, errors[1:], strict=False))
+    assert errors[0] > 5 * errors[2]
+    assert sizes[0] < sizes[1] < 0.6 * sizes[2] < sizes[3]
+
+
 @pytest.mark.parametrize("box", [32, 33])
 def test_a_point_in_the_centre_has_a_flat_transform(box, device):
     image = torch.zeros((1, box, box), device=device)

@@ -173,3 +173,14 @@ def test_outputs_elsewhere_find_their_stacks(
         )
     assert read_particles(near)[0].stack_names == ("stack.mrcs",)
     assert read_particles(far)[0].stack_names == table.stacks
+
+
+def test_a_cs_made_from_a_star_knows_its_picks_without_the_micrographs(star_path: Path) -> None:
+    table, _ = read_particles(star_path)
+    cs = star_path.with_suffix(".cs")
+    write_particles(cs, table)
+    place, again = table.locations, read_particles(cs)[0].locations
+    assert place is not None
+    assert again is not None
+    for name in ("micrograph", "x", "y", "pixel_size"):
+        assert getattr(again, name).tolist() == getattr(place, name).tolist(), name

@@ -73,14 +73,14 @@ def rebalance(source: Path, out: Path, *overrides: str) -> Path:
 
 
 def superclasses(path: Path) -> np.ndarray:
-    return read_particles(path)[0].columns.rows.column(LABEL).astype(int)
+    return read_particles(path)[0].columns.rows.column(LABEL).astype(int) - 1
 
 
 def test_copies_fall_together_and_factor_0_keeps_all(source, tmp_path):
     out = rebalance(source, tmp_path, "factor=0")
     table, _ = read_particles(out / "particles.star")
     assert len(table) == COUNT
-    before = table.columns.rows.column("cryo2dClassBefore").astype(int)
+    before = table.columns.rows.column("cryo2dClassBefore").astype(int) - 1
     label = superclasses(out / "particles.star")
     assert {k: set(label[before == k].tolist()) for k in range(4)} == {
         0: {0},
@@ -176,5 +176,5 @@ def test_averages_of_another_run_are_refused(source, tmp_path):
     write_classified(folder, easy(12))
     averages = read_class_averages(source)
     write_class_averages(folder, averages.take(np.array([0])))
-    with pytest.raises(InputError, match="an average of class 2"):
+    with pytest.raises(InputError, match="an average of class 3"):
         rebalance(folder, tmp_path / "out")

@@ -32,7 +32,7 @@ def images(path: Path) -> set[int]:
 @pytest.mark.parametrize("kind", ["star", "cs"])
 def test_rules_keep_what_follows_them_and_lose_nothing(star, tmp_path, kind):
     path = star.with_suffix(f".{kind}")
-    rules = "rules='class_posterior > 0.75 and class != 1'"
+    rules = "rules='class_posterior > 0.75 and class != 2'"
     out = subset(tmp_path, f"data.path={path}", rules)
     table, _ = read_particles(path)
     posterior, index = table.alignment.class_posterior, table.alignment.class_index
@@ -46,13 +46,13 @@ def test_rules_keep_what_follows_them_and_lose_nothing(star, tmp_path, kind):
 
 
 def test_the_reason_names_every_broken_rule(star, tmp_path):
-    out = subset(tmp_path, f"data.path={star}", "rules='class_posterior > 0.6 and class == 0'")
+    out = subset(tmp_path, f"data.path={star}", "rules='class_posterior > 0.6 and class == 1'")
     table, _ = read_particles(out / "removed.star")
     reasons = table.columns.rows.column("cryo2dReason").astype(str)
     low = table.alignment.class_posterior <= 0.6
     other = table.alignment.class_index != 0
     assert (np.char.count(reasons, "not class_posterior > 0.6") == low).all()
-    assert (np.char.count(reasons, "not class == 0") == other).all()
+    assert (np.char.count(reasons, "not class == 1") == other).all()
 
 
 @pytest.mark.parametrize(("worse", "gone"), [("high", range(30, 90)), ("low", range(30))])
@@ -63,7 +63,7 @@ def test_the_worse_population_goes(star, tmp_path, worse, gone):
 
 
 def test_rules_come_before_the_populations(star, tmp_path):
-    out = subset(tmp_path, f"data.path={star}", "mixture=error", "rules='class == 0'")
+    out = subset(tmp_path, f"data.path={star}", "mixture=error", "rules='class == 1'")
     kept = images(out / "particles.star")
     assert kept == {i for i in range(30) if i % 3 == 0}
 

@@ -63,7 +63,7 @@ def test_samples_of_a_particle_in_the_working_box(raw, box, device):
     grid = PolarGrid(box, box // 2 - 3)
     shift = (2.0, -1.0)
     image = torch.from_numpy(picture(raw, 0, 0.0, shift)).float()[None]
-    flat = dataclasses.replace(Preprocessor(grid, raw), window=False)
+    flat = dataclasses.replace(Preprocessor(grid, raw), window=False, ignore_dc=False)
     border = image[0, radius_grid(raw) > 0.9 * raw / 2]
     found = flat(image.to(device))[0].cpu().numpy() * float(border.std())
     small = picture(box, 0, 0.0, tuple(box / raw * s for s in shift)) - float(border.mean())
@@ -80,11 +80,39 @@ def test_the_window_takes_the_corners_away(rng, device):
     windowed = Preprocessor(grid, 48, background_radius=0.5)
     # same normalisation for both, so that only the window matters
     flat = windowed.normalise(images) * windowed._window.to(device)
+    windowed = dataclasses.replace(windowed, ignore_dc=False)
     corner = (windowed._window[:4, :4]).abs().max()
     assert float(corner) == 0.0
     torch.testing.assert_close(grid.sample(flat), windowed(images))
     middle = radius_grid(48) < 0.8 * 24
     assert bool((windowed._window[middle] == 1).all())
+
+
+def test_a_constant_inside_the_window_is_ignored(rng, device):
+    # the background lies in the corners alone, so that the offset is none of its business
+    ignoring = Preprocessor(PolarGrid(32, 14), 48, background_radius=1.2)
+    keeping = dataclasses.replace(ignoring, ignore_dc=False)
+    images = raw_boxes(rng, 3, 48).to(device)
+    raised = images + 30.0 * (radius_grid(48) < 1.1 * 24).to(device)
+    torch.testing.assert_close(ignoring(raised), ignoring(images), atol=2e-3, rtol=1e-3)
+    change = (keeping(raised) - keeping(images)).abs().mean((0, 1))
+    assert float(change[0]) > 1
+    assert float(change[0]) > 3 * float(change[-1])
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_ignoring_the_dc_term_takes_the_mean_away(window, rng, device):
+    grid = PolarGrid(48, 20)
+    ignoring = Preprocessor(grid, 48, window=window)
+    keeping = dataclasses.replace(ignoring, ignore_dc=False)
+    images = raw_boxes(rng, 3, 48).to(device)
+    weight = ignoring._window.double().numpy()
+    flat = ignoring.normalise(images).double().cpu().numpy()
+    mean = np.array([np.average(image, weights=weight) for image in flat])
+    taken = torch.from_numpy(mean[:, None, None] * weight).float().to(device)
+    torch.testing.assert_close(
+        keeping(images) - ignoring(images), grid.sample(taken), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_white_noise_has_the_same_power_on_every_ring(rng, device):

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from cryo2d.data.sampler import VisitPlan
+from cryo2d.data.store import InMemory, Nowhere, OnDisk, Store
+from cryo2d.errors import EnvironmentFault
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.io.particles import AlignmentColumns, ParticleTable, read_particles
 from cryo2d.physics.preprocess import Preprocessor
 from cryo2d.simulate.particles import simulate
-from cryo2d.training.datamodule import Particles
+from cryo2d.training.datamodule import BatchStream, Particles
 
 COUNT, BOX = 40, 32
 
@@ -28,7 +31,7 @@ def source(tmp_path: Path) -> Path:
     return Path(path)
 
 
-def particles_of(table: ParticleTable, excluded) -> Particles:
+def particles_of(table: ParticleTable, excluded, store: Store | None = None) -> Particles:
     return Particles(
         table,
         excluded,
@@ -36,6 +39,7 @@ def particles_of(table: ParticleTable, excluded) -> Particles:
         seed=1,
         device=torch.device("cpu"),
         threads=1,
+        store=store,
     )
 
 
@@ -57,3 +61,35 @@ def test_given_poses_stay_with_their_particles(source: Path) -> None:
     np.testing.assert_array_equal(poses.shift, shift[kept])
     assert particles.given_classes is not None
     assert particles.given_classes.tolist() == (kept % 3).tolist()
+
+
+def test_every_store_serves_the_same_batches(source: Path, tmp_path: Path) -> None:
+    table, excluded = read_particles(source)
+    plan = VisitPlan(COUNT - 1, 15, iterations=3, full_iterations=1, seed=5)
+    wanted = particles_of(table, excluded)
+    memory = wanted.read()
+    cache = tmp_path / "cache"
+    for store in (InMemory(), OnDisk(cache), OnDisk(cache, fraction=0.0), Nowhere()):
+        particles = particles_of(table, excluded, store)
+        found = particles.read()
+        assert particles.excluded.reasons == wanted.excluded.reasons
+        assert len(found) == len(particles.table) == COUNT - 1
+        assert torch.equal(found.mean_power(2), memory.mean_power(2))
+        for iteration in range(plan.total):
+            rows = plan.rows(iteration)
+            streams = [BatchStream(one, rows, 4) for one in (found, memory)]
+            assert len(streams[0]) == len(list(streams[0]))
+            for ours, theirs in zip(*streams, strict=True):
+                for name in ("index", "rings", "optics", "half", "scale"):
+                    assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+                assert torch.equal(ours.ctf.defocus_u, theirs.ctf.defocus_u)
+
+
+def test_a_fault_while_reading_ahead_ends_the_iteration(source: Path) -> None:
+    table, excluded = read_particles(source)
+    stream = BatchStream(particles_of(table, excluded, Nowhere()).read(), torch.arange(12), 4)
+    batches = iter(stream)
+    next(batches)
+    Path(table.stacks[0]).unlink()
+    with pytest.raises(EnvironmentFault, match="though it could be read before"):
+        list(batches)

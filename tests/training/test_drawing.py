@@ -157,7 +157,7 @@ def test_printed_table_sums_up_what_it_does_not_show():
     text = table.text(limit=2)
     assert "2 more classes, 1 particles" in text
     assert "3 of 4 classes in use" in text
-    assert re.search(r"^\s+2\s+5\s+55.56", text, re.MULTILINE)
+    assert re.search(r"^\s+3\s+5\s+55.56", text, re.MULTILINE), "classes count from 1"
 
 
 @pytest.mark.parametrize("groups", [1, 3, 9])
@@ -220,7 +220,7 @@ def test_report_stands_alone_and_escapes_text_of_the_input():
     numbers = [
         int(k) for k in re.findall(r'(?:alt="class \d+">|</span>)</td><td data-key="(\d+)">', page)
     ]
-    assert numbers == order.tolist()
+    assert numbers == (order + 1).tolist(), "counted from 1, as in the particle star"
     assert "10 particles read = 7 classified + 2 duplicates + 1 excluded" in page
 
 

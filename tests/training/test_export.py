@@ -143,7 +143,7 @@ def test_pictures_open_and_the_report_has_them(finished: tuple[Path, StackData])
     for heading in ("Class averages", "Course of the run", "Ring correlation", "Noise"):
         assert heading in page
     assert "model.num_classes=6" in page
-    assert f"Classes without particles: {CLASSES - 1}." in page
+    assert f"Classes without particles: {CLASSES}." in page
 
 
 def test_table_of_classes_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -162,6 +162,24 @@ def test_without_duplicates_no_rejected_file_stays(tmp_path: Path):
     assert not (folder / "rejected.star").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["particles"]["classified"] == PARTICLES
+
+
+def test_tables_and_pictures_in_the_order_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    listed, pictures = {}, {}
+    for sort, order in ((True, "size"), (False, "similarity")):
+        folder = tmp_path / order
+        _finish(folder, StackData(tmp_path), sort=sort, plot_order=order)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        rows = [line for line in lines if len(line) > 3 and line[0].isdigit() and line[1].isdigit()]
+        listed[sort] = [int(row[0]) for row in rows], [int(row[1]) for row in rows]
+        pictures[order] = (folder / "classes.png").read_bytes()
+    numbers, counts = listed[True]
+    assert counts == sorted(counts, reverse=True)
+    assert numbers != sorted(numbers)
+    assert listed[False][0] == sorted(numbers)
+    assert pictures["size"] != pictures["similarity"]
 
 
 def test_a_run_that_did_nothing_exports_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -13,6 +13,7 @@ from cryo2d.em.anneal import PowerLaw, ResolutionRamp, Uncertainty
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.population import Reseed
+from cryo2d.em.posterior import maximise
 from cryo2d.em.prior import FrcRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.geometry.transform import rotate_vector
@@ -67,6 +68,7 @@ def module_of(data: Synthetic, **settings) -> Classification:
         "first_ring": 0,
         "step_size": PowerLaw(),
         "transfer": ctf_at,
+        "expectation": maximise,
         "scale_per_particle": False,
         "hard_last": False,
         "perturb_poses": True,

@@ -214,7 +214,7 @@ def notes(gallery: Gallery, outcome: Outcome) -> list[str]:
     table, summary = gallery.table, gallery.summary
     found = list(outcome.notes)
     if table.empty.any():
-        numbers = ", ".join(map(str, np.flatnonzero(table.empty)))
+        numbers = ", ".join(map(str, np.flatnonzero(table.empty) + 1))
         found.append(f"Classes without particles: {numbers}.")
     if summary.effective_classes < len(table) / 4:
         found.append(

@@ -98,7 +98,8 @@ class ClassTable:
         share = self.share
         for k in order[:limit]:
             lines.append(
-                f"{k:>5} {self.count[k]:>10,} {share[k]:>6.2f} {number(self.resolution[k], 1):>9} "
+                f"{k + 1:>5} {self.count[k]:>10,} {share[k]:>6.2f} "
+                f"{number(self.resolution[k], 1):>9} "
                 f"{number(self.ess[k], 2):>6} {number(self.posterior[k], 3):>10}"
                 + ("   empty" if self.count[k] == 0 else "")
             )

@@ -130,7 +130,7 @@ def _caption(
     small = max(8, size - 1)
     ink = style.WARNING if table.count[k] == 0 else style.INK
     draw.text((left, top), f"{table.count[k]:,}", ink, style.font(size, bold=True))
-    draw.text((right, top), f"#{k}", style.MUTED, style.font(small), anchor="ra")
+    draw.text((right, top), f"#{k + 1}", style.MUTED, style.font(small), anchor="ra")
     if table.count[k] == 0:
         draw.text((left, second), "empty", style.WARNING, style.font(small))
         return

@@ -171,7 +171,7 @@ def class_table(
     for k in order:
         empty = bool(table.count[k] == 0)
         cells = [
-            cell(int(k)),
+            cell(int(k) + 1),
             cell(int(table.count[k])),
             cell(share[k], 2),
             cell(table.resolution[k], 1),

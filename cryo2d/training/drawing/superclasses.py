@@ -40,14 +40,14 @@ def draw_superclasses(
         before = int(count[members].sum())
         colour = style.SECOND if kept[g] < before else style.MUTED
         left, top = places[g][0]
-        draw.text((left, top), f"superclass {g}", style.INK, style.font(TEXT, True))
+        draw.text((left, top), f"superclass {g + 1}", style.INK, style.font(TEXT, True))
         words = f"{kept[g]:,} of {before:,}"
         draw.text((left, top + 16), words, colour, style.font(TEXT - 1))
         for k, (left, top) in zip(members, places[g], strict=True):
             picture = Image.fromarray(levels[k]).resize((TILE, TILE), Image.Resampling.BICUBIC)
             grey = np.clip(np.asarray(picture) * 255.0, 0, 255).astype(np.uint8)
             canvas.paste(Image.fromarray(grey), (left, top + HEAD))
-            number, under = f"#{k}" + (" mirror" if mirrored[k] else ""), top + HEAD + TILE + 2
+            number, under = f"#{k + 1}" + (" mirror" if mirrored[k] else ""), top + HEAD + TILE + 2
             draw.text((left, under), f"{count[k]:,}", style.INK, style.font(TEXT - 1))
             place = (left + TILE, under)
             draw.text(place, number, style.MUTED, style.font(TEXT - 2), anchor="ra")
@@ -82,12 +82,12 @@ def draw_sizes(before: np.ndarray, after: np.ndarray) -> bytes:
     """Particles of each superclass before and after, as PNG bytes."""
     fig = style.figure(min(11.0, 3.0 + 0.28 * len(before)), 3.2)
     ax = fig.subplots()
-    place = np.arange(len(before))
+    place = np.arange(1, len(before) + 1)
     ax.bar(place, before, color=style.SOFT, width=0.8, label=f"before {before.sum():,}")
     ax.bar(place, after, color=style.ACCENT, width=0.5, label=f"kept {after.sum():,}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(EngFormatter(sep=""))
-    ax.set_xlim(-0.7, len(before) - 0.3)
+    ax.set_xlim(0.3, len(before) + 0.7)
     ax.legend(fontsize=8, frameon=False)
     style.dress(ax, x="superclass", y="particles")
     return style.figure_png(fig)

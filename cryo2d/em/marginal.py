@@ -1,0 +1,271 @@
+"""Posterior over classes, rotations and shifts: poses are summed over, not maximised.
+
+The evidence of a class is the sum of its likelihood over poses. The dense search gives it on the
+coarse grid; the likeliest coarse poses, the cells, are replaced by the mean over their local grids
+with all rings. A pose that is not refined keeps its coarse value: for a wrong pose the likelihood
+ratio of the further rings has expectation 1.
+
+The statistics follow the same split. Cells go through the local grids into the sums at all rings;
+the rest of the posterior, which is spread over many poses, goes through the adjoint of the dense
+search at its rings, beyond which the spread leaves no signal. Weights of all poses exist for one
+class at a time only, and are computed again where they are needed twice.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cryo2d.em.coarse import ImageParts
+from cryo2d.em.fine import Poses
+from cryo2d.em.posterior import Posterior, segment_argmax, segment_logsumexp
+from cryo2d.em.score import Candidates, PoseScorer
+from cryo2d.em.stats import SufficientStats
+from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.image import adjoint
+from cryo2d.physics.preprocess import WeightedImages
+
+_LEAST = 1e-3  # posterior weights below this are not worth their part of the sums
+
+
+@dataclass(frozen=True)
+class CoarseLogs:
+    """Log weights of the dense search, one class at a time.
+
+    Attributes:
+        scorer: references of the iteration.
+        parts: the particles as the dense search takes them.
+        scale: contrast scale of the particles ``[n]``.
+        offset: what is subtracted from the scores, the norm ``[n k]``.
+    """
+
+    scorer: PoseScorer
+    parts: ImageParts
+    scale: Tensor
+    offset: Tensor
+
+    def __call__(self, k: int, rows: Tensor | None = None) -> Tensor:
+        """Log likelihood of one class at every rotation and shift ``[r*t n]``, all or some rows."""
+        parts, scale, offset = self.parts, self.scale, self.offset[:, k]
+        if rows is not None:
+            parts, scale, offset = self.columns(rows), scale[rows], offset[rows]
+        logs = self.scorer.coarse.scores(parts, k)
+        return logs.mul_(scale).sub_(offset)
+
+    def columns(self, rows: Tensor) -> ImageParts:
+        """The parts of some particles."""
+        even, odd = self.parts
+        return even[..., rows], odd[..., rows]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Coarse poses that are refined, one row each, sorted by class.
+
+    Attributes:
+        start: their coarse poses.
+        index: place among the coarse poses of the class, r*t ``[p]``.
+        coarse: their log weight in the dense search ``[p]``.
+    """
+
+    start: Poses
+    index: Tensor
+    coarse: Tensor
+
+
+@dataclass(frozen=True)
+class MarginalPosterior:
+    """Posterior of a batch over classes and poses.
+
+    Attributes:
+        logs: log weights of the coarse poses.
+        cells: refined coarse poses.
+        found: peaks of the cells.
+        weight: posterior probability of each cell ``[p]``.
+        local: how it is spread over the local grid ``[p r*q]``; sums to 1 for each cell.
+        rest: posterior probability of the coarse poses that are no cells ``[n k]``.
+        level: log weight of a coarse pose whose posterior probability is 1 ``[n k]``.
+        spread: effective numbers of coarse rotations and shifts ``[n k]`` each.
+    """
+
+    logs: CoarseLogs
+    cells: Cells
+    found: Candidates
+    weight: Tensor
+    local: Tensor
+    rest: Tensor
+    level: Tensor
+    spread: tuple[Tensor, Tensor]
+
+    @property
+    def classes(self) -> Tensor:
+        """Posterior probability of each class ``[n k]``."""
+        poses = self.found.poses
+        return self.rest.index_put((poses.particle, poses.classes), self.weight, accumulate=True)
+
+    def peak(self) -> Posterior:
+        """The class posterior, on the likeliest pose of each class that has a cell."""
+        poses, classes = self.found.poses, self.classes
+        pair = poses.particle * classes.shape[1] + poses.classes
+        first = segment_argmax(self.weight, pair, classes.numel())
+        kept = first[first >= 0]
+        kept = kept[poses.classes[kept].argsort(stable=True)]
+        found = self.found.take(kept)
+        slot = found.poses.particle, found.poses.classes
+        rotations, shifts = (number[slot] for number in self.spread)
+        found = replace(
+            found, pose_ess=rotations * found.pose_ess, shift_ess=shifts * found.shift_ess
+        )
+        return Posterior.weighted(found, classes[slot], 1.0 / classes.square().sum(1))
+
+    def hard(self) -> Posterior:
+        """All weight on the likeliest pose of the best class."""
+        return self.peak().hard()
+
+    def add_to(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
+        """Add the particles to the class sums in place, each with its weights over the poses."""
+        self._add_cells(stats, grid, images)
+        self._add_rest(stats, images)
+
+    def _add_cells(
+        self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages, chunk: int = 256
+    ) -> None:
+        local = self.logs.scorer.fine.local
+        for k, rows in _by_class(self.cells.start.classes, self.weight >= _LEAST):
+            for half in (0, 1):
+                inside = rows[images.half[self.cells.start.particle[rows]] == half]
+                for part in inside.split(chunk) if len(inside) else ():
+                    start, weight = self.cells.start[part], self.weight[part]
+                    row = start.particle
+                    aligned = adjoint(grid, images.image[row], start.psi, start.shift)
+                    alpha = images.scale[row]
+                    share = self.local[part] * (weight * alpha)[:, None]
+                    stats.num[half, k] += local.gather(grid, aligned, share)
+                    stats.den[half, k] += (weight * alpha**2) @ images.transfer[row]
+                    stats.count[half, k] += weight.sum()
+
+    def _add_rest(self, stats: SufficientStats, images: WeightedImages) -> None:
+        coarse = self.logs.scorer.coarse
+        orders, rings = coarse.grid.num_angles, coarse.grid.num_rings
+        for k in range(coarse.num_classes):
+            for half in (0, 1):
+                rows = ((self.rest[:, k] >= _LEAST) & (images.half == half)).nonzero()[:, 0]
+                if not len(rows):
+                    continue
+                weights = torch.exp(self.logs(k, rows) - self.level[rows, k])
+                self._leave_cells_out(weights, k, rows)
+                alpha, rest = images.scale[rows], self.rest[rows, k]
+                summed = coarse.gather(self.logs.columns(rows), weights * alpha)
+                stats.num[half, k, :orders, :rings] += summed
+                stats.den[half, k] += (rest * alpha**2) @ images.transfer[rows]
+                stats.count[half, k] += rest.sum()
+
+    def _leave_cells_out(self, weights: Tensor, k: int, rows: Tensor) -> None:
+        """Set the weights ``[r*t n]`` of coarse poses that are cells to 0, in place."""
+        start = self.cells.start
+        column = torch.full_like(self.rest[:, k], -1, dtype=torch.int64)
+        column[rows] = torch.arange(len(rows), device=rows.device)
+        place = column[start.particle]
+        mine = (start.classes == k) & (place >= 0)
+        weights[self.cells.index[mine], place[mine]] = 0.0
+
+
+def _by_class(classes: Tensor, kept: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Rows to keep of each class that has any; ``classes`` is sorted."""
+    rows = kept.nonzero()[:, 0]
+    counts = torch.bincount(classes[rows], minlength=1).tolist()
+    for k, part in enumerate(rows.split(counts)):
+        if len(part):
+            yield k, part
+
+
+@dataclass(frozen=True)
+class Marginalise:
+    """E-step that sums over poses.
+
+    The uncertainty factor tempers the choice between classes. Among the poses of a class the
+    posterior stays as it is: flattened too, it would never leave the blobs that averages of
+    randomly rotated particles are.
+
+    Args:
+        per_class: cells of a particle in one class, at most.
+        cells: cells of a particle, at most.
+    """
+
+    per_class: int = 8
+    cells: int = 16
+
+    def __call__(
+        self, scorer: PoseScorer, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
+    ) -> MarginalPosterior:
+        """The posterior over classes and poses.
+
+        Args:
+            scorer: references of the iteration.
+            images: weighted particles.
+            log_prior: log weight of each class ``[k]``.
+            uncertainty: uncertainty factor f of the classes: p ~ evidence^(1 / f^2).
+        """
+        logs = CoarseLogs(
+            scorer, scorer.coarse_parts(images), images.scale, scorer.coarse_norm(images)
+        )
+        temperature = uncertainty**2
+        cells, rest, spread = self._search(logs, scorer.search.margin * temperature)
+        particle, classes = cells.start.particle, cells.start.classes
+        score = scorer.fine.scores(images.image[:, :, : scorer.rings], cells.start)
+        alpha = images.scale[particle]
+        peak = scorer.fine.peak(cells.start, score, alpha)
+        found = scorer.likelihood(images, peak, torch.zeros_like(log_prior))
+        fine = score * alpha[:, None] + scorer.fine.local.share.log()
+        inside = fine.logsumexp(1)
+        # the norm is the same at every pose of a cell
+        evidence = inside + found.loglik - 0.5 * alpha * found.cross_cor
+        pair = particle * rest.shape[1] + classes
+        refined = segment_logsumexp(evidence, pair, rest.numel()).view_as(rest)
+        every = torch.logaddexp(refined, rest)  # [n k]
+        level = every - torch.log_softmax(every / temperature + log_prior, dim=1)
+        return MarginalPosterior(
+            logs=logs,
+            cells=cells,
+            found=found,
+            weight=torch.exp(evidence - level[particle, classes]),
+            local=torch.exp(fine - inside[:, None]),
+            rest=torch.exp(rest - level),
+            level=level,
+            spread=spread,
+        )
+
+    def _search(
+        self, logs: CoarseLogs, margin: float
+    ) -> tuple[Cells, Tensor, tuple[Tensor, Tensor]]:
+        """The cells, the log evidence of all other coarse poses ``[n k]``, and the spread."""
+        bank, columns = logs.scorer.coarse, []
+        for k in range(bank.num_classes):
+            weights = logs(k)
+            most, place = weights.topk(min(self.per_class, len(weights)), dim=0)
+            raised = weights.sub_(most[0]).exp_().view(-1, bank.num_shifts, weights.shape[1])
+            over_shift, over_rotation = raised.sum(1), raised.sum(0)
+            whole = over_rotation.sum(0)
+            numbers = (whole**2 / part.square().sum(0) for part in (over_shift, over_rotation))
+            columns.append((most.T, place.T, most[0] + whole.log(), *numbers))
+        value, place, total, *spread = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
+        cells = self._cells(logs.scorer, value, place, margin)
+        pair = cells.start.particle, cells.start.classes
+        inside = torch.exp(cells.coarse - total[pair])
+        taken = torch.zeros_like(total).index_put_(pair, inside, accumulate=True)
+        rest = total + torch.log((1.0 - taken).clamp(min=1e-6))
+        return cells, rest, (spread[0], spread[1])
+
+    def _cells(self, scorer: PoseScorer, value: Tensor, place: Tensor, margin: float) -> Cells:
+        """The likeliest of the best poses of all classes: log weights and places ``[n k c]``."""
+        top, index = value.flatten(1).topk(min(self.cells, value[0].numel()), dim=1)
+        near = top >= top[:, :1] - margin
+        particle = torch.arange(len(top), device=top.device)[:, None].expand_as(index)
+        order = index[near].argsort(stable=True)  # by class
+        particle, index = particle[near][order], index[near][order]
+        pose = place.flatten(1)[particle, index]
+        psi = scorer.coarse.psi[pose // scorer.coarse.num_shifts]
+        shift = scorer.image_shift(pose % scorer.coarse.num_shifts, psi)
+        start = Poses(particle, index // value.shape[2], psi, shift)
+        return Cells(start, pose, value.flatten(1)[particle, index])

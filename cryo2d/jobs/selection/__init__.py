@@ -1,0 +1,1 @@
+"""Choosing classes of a finished classification, by a rule or by eye."""

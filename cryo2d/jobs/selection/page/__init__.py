@@ -1,0 +1,1 @@
+"""The files of the page that classes are chosen on: plain HTML, CSS and JavaScript modules."""
