@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from reference import rebuilt
 
 from cryo2d import cli
-from cryo2d.geometry.fourier import fourier_crop
+from cryo2d.geometry.fourier import fourier_resize
 from cryo2d.io.averages import read_class_averages
 from cryo2d.io.mrc import read_images
 from cryo2d.io.particles import read_particles
@@ -231,7 +231,7 @@ def test_the_written_poses_rebuild_the_written_averages(run, stack):
             turn * psi[own],
             move * shift[own],
         )
-        small = fourier_crop(torch.from_numpy(built)[None], box)[0].numpy()
+        small = fourier_resize(torch.from_numpy(built)[None], box)[0].numpy()
         return float(np.corrcoef(small[inside], averages[k][inside])[0, 1])
 
     counts = np.bincount(rows["rlnClassNumber"] - 1, minlength=CLASSES)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from scipy.ndimage import affine_transform
 
 from cryo2d import cli
-from cryo2d.geometry.fourier import fourier_crop
+from cryo2d.geometry.fourier import fourier_resize
 from cryo2d.io.mrc import read_images
 from cryo2d.jobs import settings
 from cryo2d.jobs.classify import run
@@ -266,7 +266,7 @@ def agreement(found: Found, stack: Stack) -> float:
     """
     view, total, weight = stack.truth["view"], 0.0, 0
     box = found.averages.shape[-1]
-    views = fourier_crop(torch.from_numpy(stack.truth["clean_views"]), box).double().numpy()
+    views = fourier_resize(torch.from_numpy(stack.truth["clean_views"]), box).double().numpy()
     scale = box / stack.truth["clean_views"].shape[-1]
     circle = circular_mask(box, 0.4 * box, 0.48 * box).double().numpy()
     for shown, k in _majorities(found, stack):

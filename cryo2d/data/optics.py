@@ -8,7 +8,7 @@ from cryo2d.types import CtfParams
 
 
 def ctf_params(columns: CtfColumns | None, count: int) -> CtfParams:
-    """CTF columns of a table as float32 tensors; zeros where there are none."""
+    """CTF columns of a table as float32 tensors; ones where there are none, for lack of a CTF."""
     names = CtfParams.__dataclass_fields__
     if columns is None:
         return CtfParams(**{name: torch.ones(count) for name in names})

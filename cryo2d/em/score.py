@@ -137,7 +137,7 @@ class PoseScorer:
         best = self.coarse.best(self.coarse_parts(images))
         coarse = images.scale[:, None] * best.cross - self.coarse_norm(images)
         coarse = coarse + uncertainty**2 * log_prior
-        count = min(self.search.candidates, coarse.shape[1])
+        count = min(self.search.num_candidates(uncertainty), coarse.shape[1])
         value, classes = coarse.topk(count, dim=1)
         near = value >= value[:, :1] - self.search.margin * uncertainty**2
         row = torch.arange(len(images), device=classes.device)

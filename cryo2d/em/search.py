@@ -35,7 +35,7 @@ class PoseSearch:
         box: box size (pixel).
         max_shift: largest shift searched (pixel).
         coarse_detail: finest wavelength of the coarse search, as a part of the extent.
-        candidates: classes re-scored per particle, at most.
+        candidates: classes re-scored per particle, at most, for uncertainty factors up to 2.
         margin: classes whose coarse log likelihood is further below the best than this, times the
             squared uncertainty factor, are not re-scored.
         fine_steps: fine steps per coarse step.
@@ -48,6 +48,10 @@ class PoseSearch:
     candidates: int = 8
     margin: float = 12.0
     fine_steps: int = 4
+
+    def num_candidates(self, uncertainty: float) -> int:
+        """Classes re-scored per particle: more of them once the uncertainty factor admits more."""
+        return round(self.candidates * max(1.0, uncertainty / 2.0))
 
     @cached_property
     def coarse_rings(self) -> int:

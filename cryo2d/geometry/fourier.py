@@ -1,4 +1,4 @@
-"""Fourier cropping of images."""
+"""Images in other boxes and at other places, through their Fourier transforms."""
 
 import torch
 from torch import Tensor
@@ -17,15 +17,15 @@ def smooth_size(value: int) -> int:
         size += 2
 
 
-def fourier_crop(images: Tensor, box: int) -> Tensor:
-    """Images resampled to a smaller box by dropping high frequencies.
+def fourier_resize(images: Tensor, box: int) -> Tensor:
+    """Images resampled to another box: high frequencies are dropped, or are 0 in a larger one.
 
     The centre stays on pixel ``box // 2`` and the mean of the image is kept. The Nyquist row and
     column of an even box are dropped: their sign is not determined.
 
     Args:
         images: ``[n y x]`` float32.
-        box: new size, not above the old one.
+        box: new size.
 
     Returns:
         ``[n box box]``.
@@ -33,8 +33,7 @@ def fourier_crop(images: Tensor, box: int) -> Tensor:
     old = images.shape[-1]
     if box == old:
         return images
-    assert box < old
-    keep = (box - 1) // 2
+    keep = (min(box, old) - 1) // 2
     # rows first: what is dropped along x needs no transform along y
     spectrum = torch.fft.fft(torch.fft.rfft(images)[..., : keep + 1], dim=-2)
     small = spectrum.new_zeros((*images.shape[:-2], box, box // 2 + 1))

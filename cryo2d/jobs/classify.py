@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate, to_absolute_path
@@ -25,15 +24,15 @@ from cryo2d.em.prior import CountRegularizer, FrcRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
-from cryo2d.io.mrc import read_images
 from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
 from cryo2d.jobs.limits import check_classes, check_frame
 from cryo2d.jobs.particles import make_particles, threads_of
 from cryo2d.physics.preprocess import TRANSFER, working_box
-from cryo2d.training.assembly import Frame, random_references
+from cryo2d.training.assembly import Frame
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.module import Classification, EmSettings
+from cryo2d.training.references import given_references, random_references
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +63,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     table, excluded = load(cfg, run_dir)
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
+    given = references_of(cfg, frame, int(table.box[0]))
     particles = make_particles(cfg, table, excluded, frame, trainer.strategy.root_device)
     cache = particles.read()
     check_classes(cfg, len(cache))
@@ -76,7 +76,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     )
     known = known_poses(cfg, particles, frame)
     module = Classification(
-        first_model(cfg, particles, frame, known),
+        first_model(cfg, particles, frame, known, given),
         frame.grid,
         frame.search,
         particles.plan,
@@ -218,11 +218,19 @@ def uncertainty_of(cfg: DictConfig) -> Uncertainty:
     """Schedule of the uncertainty factor; without numbers it follows the online iterations."""
     optimizer = cfg.optimizer
     start, length = optimizer.anneal_start, optimizer.anneal_iterations
-    return Uncertainty(
+    schedule = Uncertainty(
         cfg.model.icuf,
         0.1 * optimizer.iterations if start is None else start,
         0.75 * optimizer.iterations if length is None else length,
     )
+    end = schedule(max(0, optimizer.iterations + optimizer.full_iterations - 1))
+    if end > 1.0:
+        log.warning(
+            "The uncertainty factor only falls to %.2f: the run ends before the annealing does "
+            "(optimizer.anneal_start, .anneal_iterations).",
+            end,
+        )
+    return schedule
 
 
 def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], OnlineEM]:
@@ -257,15 +265,19 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
 
 
 def first_model(
-    cfg: DictConfig, particles: Particles, frame: Frame, known: KeepPoses | None
+    cfg: DictConfig,
+    particles: Particles,
+    frame: Frame,
+    known: KeepPoses | None,
+    given: Tensor | None,
 ) -> ClassModel:
     """First references and noise."""
     assert particles.cache is not None
     assert particles.plan is not None
     groups = int(particles.table.optics.max()) + 1
     noise = particles.cache.mean_power(groups)
-    if cfg.model.initial_references is not None:
-        return ClassModel(given_references(cfg, frame), noise.cpu())
+    if given is not None:
+        return ClassModel(given, noise.cpu())
     generator = torch.Generator().manual_seed(cfg.seed)
     references = random_references(
         particles.cache,
@@ -282,21 +294,12 @@ def first_model(
     return ClassModel(references, noise.cpu())
 
 
-def given_references(cfg: DictConfig, frame: Frame) -> Tensor:
-    """Class averages of a stack, in the working box.
-
-    Raises:
-        InputError: if their number or box does not fit.
-    """
-    path = to_absolute_path(cfg.model.initial_references)
-    images = torch.from_numpy(np.ascontiguousarray(read_images(path)))
-    wanted = (cfg.model.num_classes, frame.box, frame.box)
-    if tuple(images.shape) != wanted:
-        expected = "{} images of {} x {} pixels".format(*wanted)
-        raise InputError(
-            [Problem(path, f"{tuple(images.shape)}", expected, "give averages of this box")]
-        )
-    return images.float() * frame.solvent.circle
+def references_of(cfg: DictConfig, frame: Frame, raw_box: int) -> Tensor | None:
+    """The averages to start from, if they are given."""
+    path = cfg.model.initial_references
+    if path is None:
+        return None
+    return given_references(to_absolute_path(path), frame, cfg.model.num_classes, raw_box)
 
 
 def resumed(cfg: DictConfig) -> tuple[DictConfig, str | None]:

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cryo2d.geometry.fourier import fourier_crop, smooth_size
+from cryo2d.geometry.fourier import fourier_resize, smooth_size
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.ctf import ctf_at
 from cryo2d.physics.mask import circular_mask, radius_grid
@@ -90,7 +90,7 @@ class Preprocessor:
         flat = self.normalise(images)
         if self.ignore_dc:
             flat = flat - _mean(flat, window / window.sum())
-        return self.grid.sample(fourier_crop(flat * window, self.grid.box))
+        return self.grid.sample(fourier_resize(flat * window, self.grid.box))
 
 
 def _mean(images: Tensor, weight: Tensor) -> Tensor:

@@ -3,16 +3,8 @@
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from cryo2d.data.cache import ParticleSource
-from cryo2d.em.given import KeepPoses
 from cryo2d.em.search import PoseSearch
-from cryo2d.em.seed import add_random, low_passed_averages
-from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.preprocess import Transfer, weigh
 from cryo2d.physics.solvent import SolventMask
 
 CORNER_INNER, CORNER_OUTER = 0.85, 0.97  # default mask, as parts of the half box
@@ -103,43 +95,3 @@ class Frame:
         """Rings at which the resolution ramp starts."""
         extent = self.search.extent
         return max(self.first_ring + 3, round(self.box / (FIRST_DETAIL * extent)))
-
-
-def random_references(
-    cache: ParticleSource,
-    frame: Frame,
-    rows: Tensor,
-    *,
-    num_classes: int,
-    noise: Tensor,
-    transfer: Transfer,
-    scale: float,
-    batch_size: int,
-    generator: torch.Generator,
-    known: KeepPoses | None = None,
-) -> Tensor:
-    """First averages ``[k y x]``: random subsets at random rotations, low-passed.
-
-    Args:
-        cache: particles.
-        frame: sizes.
-        rows: particles to use ``[n]``.
-        num_classes: number of averages.
-        noise: noise power ``[g s]``.
-        transfer: transfer function.
-        scale: contrast of the averages.
-        batch_size: particles handled at once.
-        generator: random numbers.
-        known: poses of the particles, if they are not to be random.
-    """
-    grid, device = frame.grid, cache.device
-    stats = SufficientStats.zeros(grid, num_classes, len(noise), device)
-    for start in range(0, len(rows), batch_size):
-        batch = cache.batch(rows[start : start + batch_size])
-        images = weigh(
-            batch, grid, pixel_size=frame.pixel_size, noise=noise.to(device), transfer=transfer
-        )
-        add_random(stats, grid, images, generator, known.of(images) if known else None)
-    return low_passed_averages(
-        stats, grid, frame.solvent, rings=frame.first_rings, scale=scale
-    ).cpu()

@@ -189,7 +189,7 @@ class Classification(pl.LightningModule):
                 )
             self._found[field.name][index] = value
         if self.settings.scale_per_particle:
-            self.scale[index] = found.alpha_min.clamp(LEAST_SCALE, MOST_SCALE)
+            self.scale[index] = found.alpha_min.clamp(0.0, 2.0 * MOST_SCALE)
 
     def _finish(self, iteration: int, uncertainty: float) -> None:
         """The M-step of an iteration and its summary."""
@@ -232,11 +232,12 @@ class Classification(pl.LightningModule):
         return SufficientStats(**total)
 
     def _normalise_scale(self) -> None:
-        """Mean scale 1 in each optics group, so that scale and averages stay apart."""
+        """Mean scale 1 in each optics group: scale and averages stay apart. Then clipped."""
         groups = len(self.model.noise)
         total = torch.zeros(groups, device=self.device).index_add_(0, self.optics, self.scale)
         count = torch.bincount(self.optics, minlength=groups).clamp(min=1)
         self.scale /= (total / count)[self.optics].clamp(min=1e-6)
+        self.scale.clamp_(LEAST_SCALE, MOST_SCALE)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the assignments too: without full iterations they are the result."""

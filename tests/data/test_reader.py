@@ -133,3 +133,15 @@ def test_the_reader_can_be_left_early(shuffled: tuple[ParticleTable, np.ndarray]
     chunks = iterate(shuffled[0], chunk=1)
     next(chunks)
     chunks.close()
+
+
+def test_half_precision_is_read_exactly(tmp_path: Path) -> None:
+    images = np.random.default_rng(2).normal(0, 3, (4, BOX, BOX)).astype(np.float16)
+    images[1, 0, :3] = 65504, 6e-8, -1e-6
+    images[2, 1, 1], images[3, 0, 0] = np.nan, -np.inf
+    write_stack(tmp_path / "half.mrcs", images, 1.0, mode=12)
+    table = table_of([tmp_path / "half.mrcs"], np.zeros(4, np.int64), np.arange(4))
+    got, bad = collect(list(iterate(table)), 4)
+    expected = images[:2].astype(np.float32) * table.sign[:2, None, None]
+    np.testing.assert_array_equal(got[:2], expected)
+    assert sorted(bad) == [2, 3]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from reference import fourier, picture, pictures
 
-from cryo2d.geometry.fourier import fourier_crop, fourier_shift, smooth_size
+from cryo2d.geometry.fourier import fourier_resize, fourier_shift, smooth_size
 
 SIZES = [(48, 32), (48, 33), (47, 32), (47, 31), (33, 16)]
 
@@ -11,7 +11,7 @@ SIZES = [(48, 32), (48, 33), (47, 32), (47, 31), (33, 16)]
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_low_frequencies_stay_and_the_centre_stays(old, new, rng, device):
     image = rng.standard_normal((old, old))
-    small = fourier_crop(torch.from_numpy(image).float()[None].to(device), new)[0].cpu()
+    small = fourier_resize(torch.from_numpy(image).float()[None].to(device), new)[0].cpu()
     assert small.shape == (new, new)
     count = np.arange(-((new - 1) // 2), (new - 1) // 2 + 1)
     fx, fy = np.meshgrid(count, count)
@@ -23,7 +23,7 @@ def test_low_frequencies_stay_and_the_centre_stays(old, new, rng, device):
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_the_nyquist_of_an_even_box_is_empty(old, new, rng, device):
     image = torch.from_numpy(rng.standard_normal((2, old, old))).float().to(device)
-    spectrum = torch.fft.fft2(fourier_crop(image, new))
+    spectrum = torch.fft.fft2(fourier_resize(image, new))
     if new % 2 == 0:
         assert float(spectrum[:, new // 2].abs().max()) < 1e-3
         assert float(spectrum[:, :, new // 2].abs().max()) < 1e-3
@@ -32,7 +32,7 @@ def test_the_nyquist_of_an_even_box_is_empty(old, new, rng, device):
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_mean_is_kept_and_a_blob_keeps_its_place(old, new, device):
     images = pictures(old).to(device)
-    small = fourier_crop(images, new)
+    small = fourier_resize(images, new)
     torch.testing.assert_close(small.mean((1, 2)), images.mean((1, 2)), atol=1e-5, rtol=1e-4)
 
     def centre_of_mass(stack: torch.Tensor) -> torch.Tensor:
@@ -46,14 +46,30 @@ def test_mean_is_kept_and_a_blob_keeps_its_place(old, new, device):
 
 def test_a_second_crop_takes_nothing_more(rng, device):
     image = torch.from_numpy(rng.standard_normal((1, 64, 64))).float().to(device)
-    once = fourier_crop(image, 31)
-    torch.testing.assert_close(fourier_crop(fourier_crop(image, 48), 31), once, atol=1e-5, rtol=0)
-    assert fourier_crop(image, 64) is image
+    once = fourier_resize(image, 31)
+    torch.testing.assert_close(
+        fourier_resize(fourier_resize(image, 48), 31), once, atol=1e-5, rtol=0
+    )
+    assert fourier_resize(image, 64) is image
+
+
+@pytest.mark.parametrize(("small", "large"), [(24, 40), (25, 40), (24, 41)])
+def test_a_larger_box_holds_the_same_image(small, large, rng, device):
+    image = torch.from_numpy(rng.standard_normal((2, 33, 33))).float().to(device)
+    image = fourier_resize(image, small)  # nothing at the Nyquist frequency, which is dropped
+    back = fourier_resize(fourier_resize(image, large), small)
+    whole = fourier_resize(fourier_resize(image, 16), small)
+    there = fourier_resize(fourier_resize(fourier_resize(image, 16), large), small)
+    torch.testing.assert_close(there, whole, atol=1e-5, rtol=0)
+    if small % 2:
+        torch.testing.assert_close(back, image, atol=1e-5, rtol=0)
+    larger = fourier_resize(image, large)
+    torch.testing.assert_close(larger.mean((1, 2)), image.mean((1, 2)), atol=1e-5, rtol=0)
 
 
 def test_white_noise_stays_white(rng, device):
     image = torch.from_numpy(rng.standard_normal((200, 48, 48))).float().to(device)
-    small = fourier_crop(image, 33) * (48 / 33)
+    small = fourier_resize(image, 33) * (48 / 33)
     assert float(small.square().mean()) == pytest.approx(1.0, rel=0.02)
 
 

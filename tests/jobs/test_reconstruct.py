@@ -11,7 +11,7 @@ from reference import pictures
 from synthetic import PIXEL
 
 from cryo2d.errors import InputError
-from cryo2d.geometry.fourier import fourier_crop
+from cryo2d.geometry.fourier import fourier_resize
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_correlation
 from cryo2d.io.averages import read_class_averages
@@ -93,7 +93,7 @@ def test_a_coarser_pixel_is_the_cropped_average(star, usual, tmp_path):
     )
     assert half.images.shape[-1] == 32
     assert half.pixel_size == pytest.approx(1.25 * PIXEL)
-    expected = fourier_crop(torch.from_numpy(np.array(full.images)), 32)
+    expected = fourier_resize(torch.from_numpy(np.array(full.images)), 32)
     assert (likeness(half.images, expected) > 0.97).all()
 
 

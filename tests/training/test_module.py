@@ -22,7 +22,7 @@ from cryo2d.physics.preprocess import Preprocessor, ctf_at
 from cryo2d.physics.solvent import SolventMask
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
 from cryo2d.training.datamodule import BatchStream, Particles
-from cryo2d.training.module import Classification, EmSettings
+from cryo2d.training.module import LEAST_SCALE, MOST_SCALE, Classification, EmSettings
 
 ONLINE, FULL = 4, 1
 
@@ -296,3 +296,17 @@ def test_a_reseeded_class_is_used(device, tmp_path):
     without, with_it = (float(listener.seen[0].weights.min()) for listener in listeners)
     assert with_it > without
     assert float(listeners[-1].seen[1].weights.min()) > 0.1
+
+
+def test_scales_have_mean_one_in_each_group_and_are_clipped(data):
+    module = module_of(data)
+    module.model.noise = module.model.noise.expand(2, -1).clone()
+    module.optics = torch.arange(len(data.images)) % 2
+    module.scale = 1.0 + 4.0 * module.optics + 0.1 * torch.arange(len(data.images)).remainder(3)
+    module._normalise_scale()
+    for group in (0, 1):
+        assert float(module.scale[module.optics == group].mean()) == pytest.approx(1.0, abs=1e-4)
+    module.scale[:4] = torch.tensor([0.0, 0.0, 1e3, 1e3])
+    module._normalise_scale()
+    assert float(module.scale.min()) == pytest.approx(LEAST_SCALE)
+    assert float(module.scale.max()) <= MOST_SCALE

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import affine_transform
 
-from cryo2d.geometry.fourier import fourier_crop
+from cryo2d.geometry.fourier import fourier_resize
 from cryo2d.physics.mask import radius_grid
 from cryo2d.physics.preprocess import TRANSFER
 from cryo2d.training.drawing.montage import grey_levels
@@ -125,7 +125,7 @@ def normalised(images: np.ndarray, box: int, sign: float = 1.0) -> np.ndarray:
     border = pixels[:, radius_grid(pixels.shape[-1]) > 0.45 * pixels.shape[-1]]
     mean, deviation = border.mean(1), border.std(1).clamp(min=1e-20)
     flat = sign * (pixels - mean[:, None, None]) / deviation[:, None, None]
-    return fourier_crop(flat, min(box, flat.shape[-1])).numpy()
+    return fourier_resize(flat, min(box, flat.shape[-1])).numpy()
 
 
 def member_levels(images: np.ndarray) -> np.ndarray:
