@@ -1,5 +1,7 @@
 """The classified particles that a job starts from: a file, or the folder of a run."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ COLUMNS = {
     "shift": ("shift", "rlnOriginXAngst and rlnOriginYAngst, or alignments2D/shift"),
 }
 MOST_CLASSES = 100_000
+CLASSIFICATION = "optimizer"  # a group of settings that only a classification has
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ class Source:
         table: the particles.
         excluded: those that cannot be used.
         run: folder of the run they come from, or None for a file alone.
-        settings: of that run, or None.
+        settings: of that run, then of those whose particles it read, back to a classification.
     """
 
     table: ParticleTable
     excluded: Excluded
     run: Path | None = None
-    settings: DictConfig | None = None
+    settings: tuple[DictConfig, ...] = ()
 
     @property
     def total(self) -> int:
@@ -47,11 +50,9 @@ class Source:
         return len(self.table) + len(self.excluded.table)
 
     def inherited(self, given: Any, key: str, otherwise: Any) -> Any:
-        """A setting: as given, else as in the run, else a default."""
-        if given is not None:
-            return given
-        found = None if self.settings is None else OmegaConf.select(self.settings, key)
-        return otherwise if found is None else found
+        """A setting: as given, else as in the run or those before it, else a default."""
+        values = [given, *(OmegaConf.select(one, key) for one in self.settings), otherwise]
+        return next((value for value in values if value is not None), None)
 
     def alignment(self, *needed: str) -> AlignmentColumns:
         """What a classification found, with these columns in it.
@@ -116,11 +117,21 @@ def read_source(
     table, excluded = read_particles(
         folder / "particles.star", require_ctf=require_ctf, require_stacks=require_stacks
     )
-    settings = (
-        OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
-    )
-    assert settings is None or isinstance(settings, DictConfig)
-    return Source(table, excluded, folder, settings)
+    return Source(table, excluded, folder, tuple(_settings(folder)))
+
+
+def _settings(folder: Path) -> Iterator[DictConfig]:
+    """Settings of a run, then of the runs that its particles went through."""
+    seen: set[Path] = set()
+    while (folder / "config.yaml").is_file() and folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        found = OmegaConf.load(folder / "config.yaml")
+        assert isinstance(found, DictConfig)
+        yield found
+        manifest = folder / "manifest.json"
+        if CLASSIFICATION in found or not manifest.is_file():
+            return
+        folder = Path(json.loads(manifest.read_text(encoding="utf-8"))["source"]).parent
 
 
 def run_folder(path: str | Path) -> Path:

@@ -18,6 +18,7 @@ from cryo2d.io.averages import read_class_averages
 from cryo2d.io.mrc import read_images
 from cryo2d.io.particles import read_particles
 from cryo2d.jobs.reconstruct import run
+from cryo2d.jobs.source import read_source
 
 BOX = 40
 
@@ -144,6 +145,22 @@ def test_a_run_hands_on_its_mask_and_contrast(star, tmp_path):
     path = tmp_path / "run" / "particles.star"
     given = reconstruct(tmp_path / "b", f"data.path={path}", "data.invert=true", "model.ctf=none")
     np.testing.assert_array_equal(*(read_class_averages(f).images for f in (inherited, given)))
+
+
+def test_jobs_in_between_pass_the_mask_and_contrast_on(tmp_path):
+    write_classified(tmp_path / "run", easy(count=30))
+    (tmp_path / "run" / "config.yaml").write_text("data: {invert: true}\noptimizer: {}\n")
+    middle = tmp_path / "middle"
+    middle.mkdir()
+    path = tmp_path / "run" / "particles.star"
+    write_classified(middle, easy(count=30))
+    (middle / "config.yaml").write_text("data: {invert: null}\n")
+    (middle / "manifest.json").write_text(json.dumps({"source": str(path)}))
+    for folder, expected in ((middle, True), (path.parent, True)):
+        source = read_source(configured("reconstruct", f"run={folder}"))
+        assert source.inherited(None, "data.invert", False) is expected
+        assert source.inherited(None, "model.mask_diameter", 3.0) == 3.0
+    assert not read_source(configured("reconstruct", f"data.path={path}")).settings
 
 
 @pytest.mark.parametrize(
