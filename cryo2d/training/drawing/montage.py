@@ -91,12 +91,13 @@ def draw_montage(
     columns = max(columns, min(3, len(order)))
     rows = math.ceil(len(order) / columns)
     header = round(4.2 * text)
-    width = 2 * margin + columns * (tile + gap) - gap
+    scale = tile / (box * pixel_size)
+    bar = round_length(0.75 * box * pixel_size)
+    words = style.font(round(1.25 * text), True).getlength(title)
+    width = 2 * margin + max(columns * (tile + gap) - gap, round(words + bar * scale) + margin)
     height = header + rows * cell + margin // 2
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
-    scale = tile / (box * pixel_size)
-    bar = round_length(0.75 * box * pixel_size)
     _header(draw, margin, text, title, subtitle)
     _scale_bar(draw, (width - margin, round(2.7 * text)), text, bar, bar * scale)
     for position, k in enumerate(order):
