@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.transform import rotate_vector, rotation_phase, shift_phase
-from cryo2d.physics.image import adjoint
+from cryo2d.physics.image import adjoint, images_at_once
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,15 @@ class FineBank:
             poses: starting poses, sorted by class.
         """
         counts = torch.bincount(poses.classes, minlength=len(self._references)).tolist()
-        aligned = adjoint(self.grid, image[poses.particle], poses.psi, poses.shift)
-        flat = torch.view_as_real(aligned[:, : self._orders].contiguous()).flatten(1)
+        chunk = images_at_once(image.device)
         scores, start = [], 0
         for k, count in enumerate(counts):
-            if count:
-                scores.append(flat[start : start + count] @ self._templates(k).T)
+            templates = self._templates(k).T if count else None
+            for first in range(start, start + count, chunk):
+                part = poses[first : min(first + chunk, start + count)]
+                aligned = adjoint(self.grid, image[part.particle], part.psi, part.shift)
+                flat = torch.view_as_real(aligned[:, : self._orders].contiguous()).flatten(1)
+                scores.append(flat @ templates)
             start += count
         return torch.cat(scores)
 

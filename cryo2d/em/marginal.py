@@ -23,7 +23,7 @@ from cryo2d.em.posterior import Posterior, segment_argmax, segment_logsumexp
 from cryo2d.em.score import Candidates, PoseScorer
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.image import adjoint
+from cryo2d.physics.image import adjoint, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
 _LEAST = 1e-3  # posterior weights below this are not worth their part of the sums
@@ -129,8 +129,9 @@ class MarginalPosterior:
         self._add_rest(stats, images)
 
     def _add_cells(
-        self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages, chunk: int = 256
+        self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages
     ) -> None:
+        chunk = images_at_once(images.image.device)
         local = self.logs.scorer.fine.local
         for k, rows in _by_class(self.cells.start.classes, self.weight >= _LEAST):
             for half in (0, 1):

@@ -9,7 +9,7 @@ from torch import Tensor
 from cryo2d.em.fine import Poses
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.transform import rotation_phase, shift_phase
-from cryo2d.physics.image import adjoint, form
+from cryo2d.physics.image import adjoint, form, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
 
@@ -86,7 +86,7 @@ def accumulate(
     poses: Poses,
     weight: Tensor,
     *,
-    chunk: int = 512,
+    chunk: int | None = None,
 ) -> None:
     """Add particles to the class sums in place.
 
@@ -96,8 +96,9 @@ def accumulate(
         images: weighted particles.
         poses: where they go, one row or several for each particle.
         weight: posterior probability of each pose ``[p]``.
-        chunk: poses handled at a time, which bounds the memory.
+        chunk: poses handled at a time, None for what suits the device.
     """
+    chunk = chunk or images_at_once(images.image.device)
     num = torch.view_as_real(stats.num).flatten(0, 1).flatten(1)
     den, count = stats.den.flatten(0, 1), stats.count.flatten()
     for start in range(0, len(weight), chunk):
@@ -128,11 +129,14 @@ def add_residual(
         poses: best pose of every particle, in their order.
         references: circular harmonics of the classes ``[k m s]``, with as many rings as were used.
     """
-    rings = references.shape[-1]
+    rings, chunk = references.shape[-1], images_at_once(images.image.device)
     part = grid.up_to(rings)
-    model = form(part, references[poses.classes], poses.psi, poses.shift)
-    model = model * images.ctf[:, :, :rings] * images.scale[:, None, None]
-    residual = torch.cat((images.rings[:, :, :rings] - model, images.rings[:, :, rings:]), dim=-1)
-    power = torch.view_as_real(residual).square().sum(-1).mean(1)
-    stats.power.index_add_(0, images.optics, power)
+    for start in range(0, len(images), chunk):
+        rows = slice(start, start + chunk)
+        pose, samples = poses[rows], images.rings[rows]
+        model = form(part, references[pose.classes], pose.psi, pose.shift)
+        model = model * (images.ctf[rows, :, :rings] * images.scale[rows, None, None])
+        residual = torch.cat((samples[:, :, :rings] - model, samples[:, :, rings:]), dim=-1)
+        power = torch.view_as_real(residual).square().sum(-1).mean(1)
+        stats.power.index_add_(0, images.optics[rows], power)
     stats.particles.index_add_(0, images.optics, torch.ones_like(images.scale))

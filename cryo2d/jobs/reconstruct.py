@@ -163,7 +163,7 @@ def preprocessor_of(cfg: DictConfig, source: Source, frame: Frame) -> Preprocess
         window_inner=source.inherited(None, "data.window_inner", 0.85),
         window_outer=source.inherited(None, "data.window_outer", 0.99),
         invert=source.inherited(cfg.data.invert, "data.invert", False),
-        ignore_dc=source.inherited(None, "data.ignore_dc", True),
+        ignore_dc=source.inherited(None, "data.ignore_dc", False),
     )
 
 
