@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import traceback
+from argparse import Namespace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -25,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d import __version__
 from cryo2d.errors import EnvironmentFault, InputError, Problem
-from cryo2d.jobs import overrides, settings
+from cryo2d.jobs import handbook, overrides, settings
 
 DEFAULT_JOB = "classify"
 EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_INTERNAL = 2, 3, 4
@@ -121,9 +122,10 @@ def _prepare() -> str:
     if "--version" in sys.argv:
         sys.stdout.write(f"cryo2d {__version__}\n")
         sys.exit(0)
-    parser = get_args_parser()
-    parser.prog, parser.usage = "cryo2d", "cryo2d [JOB] key=value ... [flags]; cryo2d --help"
-    args = parser.parse_intermixed_args(sys.argv[1:])
+    if sys.argv[1:2] in (["settings"], ["--settings"]):
+        sys.stdout.write(handbook.answer(sys.argv[2:], config_dir()))
+        sys.exit(0)
+    args = _parsed()
     typed = list(args.overrides)
     flags = list(sys.argv[1:])
     for text in typed:
@@ -133,8 +135,12 @@ def _prepare() -> str:
     if args.shell_completion:
         job = _complete(job)
     _check_job(job)
+    if args.help:
+        page = handbook.job_help(job, config_dir()) if named else handbook.overview(config_dir())
+        sys.stdout.write(page)
+        sys.exit(0)
     typed = [overrides.quoted(job, text) for text in overrides.gathered(job, typed)]
-    if not (args.help or args.hydra_help or args.shell_completion):
+    if not (args.hydra_help or args.shell_completion):
         overrides.check(
             job,
             typed,
@@ -147,10 +153,29 @@ def _prepare() -> str:
     return job
 
 
+def _parsed() -> Namespace:
+    """Flags and overrides of ``sys.argv``, as Hydra reads them.
+
+    Raises:
+        InputError: for a flag that does not exist.
+    """
+    parser = get_args_parser()
+    parser.prog = "cryo2d"
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError([overrides.flag_problem(message)])
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_intermixed_args(sys.argv[1:])
+
+
 def _check_job(job: str) -> None:
-    jobs = sorted(path.stem for path in config_dir().glob("*.yaml"))
+    jobs = handbook.job_names(config_dir())
     if job in jobs:
         return
+    if settings.is_known(DEFAULT_JOB, job):
+        action = f"write {job}=VALUE, without spaces around ="
+        raise InputError([Problem(settings.COMMAND_LINE, job, "key=value", action)])
     near = settings.nearest(job, tuple(jobs))
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     expected = f"one of the jobs {', '.join(jobs)}{hint}"

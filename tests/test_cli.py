@@ -172,7 +172,37 @@ def test_version_and_help(command):
     code, out, _ = command("--help")
     assert code == 0
     jobs = [path.stem for path in cli.config_dir().glob("*.yaml")]
-    assert [job for job in jobs if job not in out.splitlines()[2]] == []
+    assert [job for job in jobs if f"\n  {job} " not in out] == []
+    code, out, _ = command("simulate", "--help")
+    assert code == 0
+    assert "simulation.snr=0.1" in out
+    assert "experiment=quick" not in out
+
+
+def test_settings_are_listed(command):
+    code, out, err = command("settings", "job=compare")
+    assert (code, err) == (0, "")
+    assert "min_stability=0   (a number at least 0 and at most 1)\n    Particles with" in out
+    assert command("--settings")[1] == command("settings")[1]
+    code, out, _ = command("settings", "align", "filaments")
+    assert [line.split("=")[0] for line in out.splitlines() if line[0] != " "] == [
+        "model.align_filaments"
+    ]
+    assert command("settings", "job=clasify")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--num_classes", "50"], "without dashes: model.num_classes=VALUE"),
+        (["--model.icuf=3"], "without dashes: model.icuf=3"),
+        (["model.icuf", "=", "3"], "model.icuf=VALUE, without spaces"),
+    ],
+)
+def test_habits_from_other_programs_are_told_apart(command, argv, says):
+    code, _, err = command(*argv)
+    assert code == 2
+    assert says in err
 
 
 @pytest.mark.parametrize(
@@ -187,6 +217,12 @@ def test_version_and_help(command):
 def test_the_shell_completes(command, monkeypatch, line, completed):
     monkeypatch.setenv("COMP_LINE", line)
     assert command("-sc", "query=bash")[:2] == (0, f"{completed}\n")
+
+
+def test_the_shell_learns_to_complete(command):
+    code, out, _ = command("-sc", "install=bash")
+    assert code == 0
+    assert "-F hydra_bash_completion cryo2d" in out
 
 
 def python(folder: Path, *argv: str) -> str:

@@ -13,7 +13,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d.errors import InputError, Problem
-from cryo2d.jobs import settings
+from cryo2d.jobs import handbook, settings
 from cryo2d.jobs.rules import Condition, OrNull
 from cryo2d.jobs.settings import COMMAND_LINE
 
@@ -74,8 +74,9 @@ def check(
     search = [] if extra_dir is None else [f"hydra.searchpath=['file://{extra_dir.resolve()}']"]
     with initialize_config_dir(str(config_dir), job_name=job, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
+        groups = [name for name in handbook.groups(job, config_dir) if name != "hydra"]
         for override in overrides:
-            problems += _name_problems(job, override, loader, extended)
+            problems += _name_problems(job, override, loader, groups, extended)
             if override.is_sweep_override() and not multirun:
                 problems.append(_unswept(override))
         if not problems:
@@ -97,10 +98,24 @@ def _parse(typed: Sequence[str]) -> tuple[list[Override], list[Problem]]:
     return overrides, problems
 
 
+def flag_problem(message: str) -> Problem:
+    """What the parser of flags refused, in its words; settings are no flags."""
+    found = message.removeprefix("unrecognized arguments: ")
+    word, _, value = found.split(" ")[0].lstrip("-").partition("=")
+    near = settings.nearest(word.replace("-", "_"), tuple(settings.SETTINGS["classify"]), count=1)
+    hint = f": {near[0]}={value or 'VALUE'}" if near and word in found.split(" ")[0] else ""
+    expected = "key=value, or a flag of cryo2d --help"
+    return Problem(COMMAND_LINE, found, expected, f"write settings without dashes{hint}")
+
+
 def _unreadable(text: str) -> Problem:
     key, equals, value = text.partition("=")
     if not equals:
-        return Problem(COMMAND_LINE, text, "key=value", f"write {text}=VALUE, or leave it out")
+        action = f"write {text}=VALUE without spaces around =, or leave it out"
+        return Problem(COMMAND_LINE, text, "key=value", action)
+    if value.startswith("~"):
+        action = f"write the folder out: {key}=$HOME{value[1:]}"
+        return Problem(COMMAND_LINE, text, "a path without ~, which only a shell knows", action)
     bare = value.strip("\"'")
     return Problem(
         COMMAND_LINE,
@@ -126,19 +141,29 @@ def _value(override: Override) -> str:
 
 
 def _name_problems(
-    job: str, override: Override, loader: ConfigLoader, extended: bool
+    job: str, override: Override, loader: ConfigLoader, groups: Sequence[str], extended: bool
 ) -> Iterator[Problem]:
     """An unknown key, group or option; a run folder that is in use."""
     key = override.key_or_group
     options = sorted(loader.get_group_options(key))
+    present = key in (settings.SETTINGS[job] if not options else groups)
     if override.is_hydra_override():
         yield from _folder_problems(override)
+    elif options and key not in groups:
+        expected = f"a group of the job {job}: {', '.join(groups) or 'it has none'}"
+        yield Problem(COMMAND_LINE, override.input_line or key, expected, "leave it out")
+    elif present and override.is_add():
+        plain = (override.input_line or "").lstrip("+")
+        expected = "no +, which is for keys that are not there yet"
+        yield Problem(COMMAND_LINE, override.input_line or key, expected, f"write {plain}")
+    elif present and not override.is_delete() and not _value(override).strip():
+        action = f"write it right after =, as {key}=VALUE, without a space"
+        yield Problem(COMMAND_LINE, f"{key}= and nothing", "a value", action)
     elif options:
         yield from _option_problems(override, options, extended)
     elif not settings.is_known(job, key) and not extended:
-        groups = tuple(name for name in loader.list_groups("") if name != "hydra")
         value = None if override.is_delete() else _value(override)
-        yield settings.unknown(job, key, value, also=groups)
+        yield settings.unknown(job, key, value, also=tuple(groups))
 
 
 def _option_problems(override: Override, options: list[str], extended: bool) -> Iterator[Problem]:

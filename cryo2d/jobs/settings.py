@@ -283,9 +283,9 @@ def unknown(job: str, key: str, value: object, also: tuple[str, ...] = ()) -> Pr
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return Problem(
         file=COMMAND_LINE,
-        found=key if value is None else f"{key}={_shown(value)}",
+        found=key if value is None else f"{key}={as_typed(value)}",
         expected=f"a setting of the job {job}{hint}",
-        action=f"correct the name; cryo2d {job} --cfg job lists all",
+        action=f"correct the name; cryo2d settings job={job} lists all",
     )
 
 
@@ -324,7 +324,7 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
         if key not in values:
             yield Problem(COMMAND_LINE, f"no {key}", rule.expected, f"keep {key}")
         elif not rule.accepts(values[key]):
-            shown = f"{key}={_shown(values[key])}"
+            shown = f"{key}={as_typed(values[key])}"
             yield Problem(COMMAND_LINE, shown, rule.expected, f"correct {key}")
     for small, sign, large in ORDERED:
         low, high = values.get(small), values.get(large)
@@ -346,8 +346,8 @@ def _idle_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
     for key, usual, other, is_set in IDLE:
         value, beside = values.get(key, usual), values.get(other)
         if key in values and value != usual and (beside not in (None, False)) == is_set:
-            shown = f"{key}={_shown(value)} and {other}={_shown(beside)}"
-            expected = f"{key}={_shown(usual)} beside {other}={_shown(beside)}"
+            shown = f"{key}={as_typed(value)} and {other}={as_typed(beside)}"
+            expected = f"{key}={as_typed(usual)} beside {other}={as_typed(beside)}"
             yield Problem(COMMAND_LINE, shown, expected, f"leave {key} out or change {other}")
 
 
@@ -382,7 +382,7 @@ def _leaves(
             yield key, value
 
 
-def _shown(value: object) -> str:
+def as_typed(value: object) -> str:
     """A value as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

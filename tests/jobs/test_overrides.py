@@ -55,6 +55,10 @@ def test_a_right_command_line_is_silent(typed):
         ("seed=-1", "or null"),
         ("data.path=${oc.env:NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE"),
         ("data={pth: a.star}", "data={pth: a.star}"),
+        ("+model.icuf=3", "write model.icuf=3"),
+        ("+experiment=quick", "write experiment=quick"),
+        ("model.icuf=", "write it right after ="),
+        ("data.path=~/a.star", "data.path=$HOME/a.star"),
     ],
 )
 def test_a_wrong_override_says_what_to_do(typed, says):
@@ -86,6 +90,9 @@ def test_every_value_of_a_sweep_is_checked():
 def test_another_job_has_other_settings():
     assert report("simulation.snr=0.5", job="simulate") == ""
     assert "a setting of the job simulate" in report("model.icuf=2", job="simulate")
+    assert "a group of the job convert" in report(
+        "experiment=quick", "data.path=a.star", job="convert"
+    )
 
 
 def test_the_users_own_experiments_are_checked_too(tmp_path: Path):
