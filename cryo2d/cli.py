@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d import __version__
 from cryo2d.errors import EnvironmentFault, InputError, Problem
-from cryo2d.jobs import handbook, overrides, settings
+from cryo2d.jobs import external, handbook, overrides, settings
 
 DEFAULT_JOB = "classify"
 EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_INTERNAL = 2, 3, 4
@@ -51,6 +51,12 @@ def main() -> NoReturn:
     # Hydra then raises what it would print and exit on, so that every error is reported here, once.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
+    with external.marked(sys.argv[1:]):
+        _main()
+
+
+def _main() -> NoReturn:
+    """Run the command line and exit."""
     try:
         job = _prepare()
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=job)(perform)()
@@ -125,6 +131,8 @@ def _prepare() -> str:
     if sys.argv[1:2] in (["settings"], ["--settings"]):
         sys.stdout.write(handbook.answer(sys.argv[2:], config_dir()))
         sys.exit(0)
+    if external.is_external(sys.argv[1:]):
+        sys.argv[1:] = external.as_overrides(sys.argv[1:])
     args = _parsed()
     typed = list(args.overrides)
     flags = list(sys.argv[1:])

@@ -30,6 +30,7 @@ NEEDED = {
     "convert": ["data.path=particles.star"],
     "deduplicate": ["data.path=particles.star"],
     "rebalance": ["run=outputs/classify/run"],
+    "relion": ["data.path=particles.star"],
     "select": ["run=outputs/classify/run"],
 }
 

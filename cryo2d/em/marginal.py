@@ -128,9 +128,7 @@ class MarginalPosterior:
         self._add_cells(stats, grid, images)
         self._add_rest(stats, images)
 
-    def _add_cells(
-        self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages
-    ) -> None:
+    def _add_cells(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
         chunk = images_at_once(images.image.device)
         local = self.logs.scorer.fine.local
         for k, rows in _by_class(self.cells.start.classes, self.weight >= _LEAST):

@@ -20,6 +20,8 @@ from cryo2d.jobs.settings import COMMAND_LINE
 LISTED_SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 # Settings of a job that take words without a name.
 POSITIONAL = {"compare": "runs"}
+# Jobs that may go on in the folder of an earlier run.
+CONTINUED = ("relion",)
 # More values of one swept setting than this are checked when their run starts.
 CHECKED_VALUES = 50
 
@@ -148,7 +150,8 @@ def _name_problems(
     options = sorted(loader.get_group_options(key))
     present = key in (settings.SETTINGS[job] if not options else groups)
     if override.is_hydra_override():
-        yield from _folder_problems(override)
+        if job not in CONTINUED:
+            yield from _folder_problems(override)
     elif options and key not in groups:
         expected = f"a group of the job {job}: {', '.join(groups) or 'it has none'}"
         yield Problem(COMMAND_LINE, override.input_line or key, expected, "leave it out")

@@ -146,19 +146,24 @@ SOURCE: Mapping[str, Rule] = {
     "data.passthrough": Several(Text("a .cs file")),
 }
 
+CLASSIFICATION: Mapping[str, Rule] = {
+    **DATA,
+    **MODEL,
+    **OPTIMIZER,
+    **POST,
+    **HARDWARE,
+    **RANDOM,
+    **RUN,
+    "logger": Objects(),
+    "callbacks": Objects(),
+    "resume": OrNull(Text("the folder of a run")),
+}
+
 SETTINGS: Mapping[str, Mapping[str, Rule]] = {
-    "classify": {
-        **DATA,
-        **MODEL,
-        **OPTIMIZER,
-        **POST,
-        **HARDWARE,
-        **SIMULATION,
-        **RANDOM,
-        **RUN,
-        "logger": Objects(),
-        "callbacks": Objects(),
-        "resume": OrNull(Text("the folder of a run")),
+    "classify": {**CLASSIFICATION, **SIMULATION},
+    "relion": {
+        **CLASSIFICATION,
+        "data.path": Text("a .star file (--in_parts particles.star)"),
     },
     "simulate": {**SIMULATION, **RANDOM, **RUN},
     "reconstruct": {
