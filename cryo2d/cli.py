@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d import __version__
 from cryo2d.errors import EnvironmentFault, InputError, Problem
-from cryo2d.jobs import external, handbook, overrides, settings
+from cryo2d.jobs import external, handbook, overrides, settings, sweep
 
 DEFAULT_JOB = "classify"
 EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_INTERNAL = 2, 3, 4
@@ -40,10 +40,6 @@ MACHINE_ERRORS = (
     errno.EPERM,
     errno.EMFILE,
 )
-
-
-class JobFailed(RuntimeError):
-    """A run of a sweep failed and has said why; its argument is the exit code."""
 
 
 def main() -> NoReturn:
@@ -60,8 +56,6 @@ def _main() -> NoReturn:
     try:
         job = _prepare()
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=job)(perform)()
-    except JobFailed as failure:
-        sys.exit(failure.args[0])
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPT)
     except SystemExit as stop:
@@ -96,13 +90,15 @@ def perform(cfg: DictConfig) -> float | None:
         What the job returns: a number that a sweep compares, or nothing.
 
     Raises:
-        SystemExit: if the job fails.
-        JobFailed: if it fails as part of a sweep, whose other runs then go on.
+        SystemExit: if the job fails. As part of a sweep it leaves word and returns nothing, so that
+            the other runs go on; see :class:`cryo2d.jobs.sweep.SweepEnd`.
     """
     context = HydraConfig.get()
     job, run_dir = str(context.job.config_name), Path(context.runtime.output_dir)
     try:
         settings.check(job, cfg)
+        if context.mode == RunMode.MULTIRUN:
+            sweep.share_particles(cfg, Path(context.sweep.dir))
         if "seed" in cfg and cfg.seed is None:
             cfg.seed = secrets.randbelow(2**31)
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
@@ -110,7 +106,8 @@ def perform(cfg: DictConfig) -> float | None:
     except Exception as error:  # noqa: BLE001 - the border: every error becomes an exit code
         code = _report(error, debug=bool(cfg.get("debug")), log_file=run_dir / f"{job}.log")
         if context.mode == RunMode.MULTIRUN:
-            raise JobFailed(code) from error
+            sweep.record_failure(run_dir, code, str(error))
+            return None
         raise SystemExit(code) from error
 
 
@@ -239,6 +236,9 @@ def _verdict(error: BaseException) -> tuple[int, str]:
         return EXIT_INPUT, str(InputError([overrides.composition_problem(error)]))
     if isinstance(error, EnvironmentFault):
         return EXIT_ENVIRONMENT, str(error)
+    problem = sweep.sweeper_problem(error)
+    if problem is not None:
+        return EXIT_INPUT, str(InputError([problem]))
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     machine = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
     if memory or machine:

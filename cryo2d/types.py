@@ -155,6 +155,8 @@ class IterationSummary:
         seconds: wall time of the iteration.
         effective_classes: exp of the entropy of the class sizes.
         mean_error: mean chi-squared per particle, divided by the number of Fourier samples.
+        unchanged: part of the visited particles that kept the class of their last visit.
+        log_likelihood: of a Fourier sample at the best poses, mean, but for a constant.
         averages: class averages ``[k y x]``.
         counts: particles whose best class this is ``[k]``.
         weights: posterior mass of each class ``[k]``, sums to 1.
@@ -180,6 +182,8 @@ class IterationSummary:
     seconds: float
     effective_classes: float
     mean_error: float
+    unchanged: float
+    log_likelihood: float
     averages: Tensor
     counts: Tensor
     weights: Tensor

@@ -44,6 +44,8 @@ def make_summary(iteration: int = 0, total: int = 3, particles: int = 120) -> It
         seconds=0.5,
         effective_classes=float(torch.exp(-(share * share.log()).sum())),
         mean_error=1.1 - 0.01 * iteration,
+        unchanged=0.5 + 0.1 * iteration,
+        log_likelihood=-2.0 + 0.1 * iteration,
         averages=torch.from_numpy(blobs()),
         counts=counts,
         weights=counts / counts.sum(),

@@ -85,6 +85,11 @@ def test_every_run_has_its_own_folder(command, tmp_path):
         (MemoryError(), 3, "out of memory"),
         (OSError(28, "No space left on device", "a.mrcs"), 3, "No space left"),
         (InstantiationException("no such argument"), 2, "no such argument"),
+        (
+            ValueError("CategoricalDistribution does not support dynamic value space."),
+            2,
+            "study_name",
+        ),
         (KeyError("boom"), 4, "internal error: KeyError: 'boom'"),
         (OSError(2, "No such file", "a"), 4, "internal error"),
         (KeyboardInterrupt(), 130, ""),
@@ -165,6 +170,7 @@ def test_a_sweep_runs_on_after_a_failure(command, tmp_path):
     assert command("-m", "model.icuf=1,2,4", run=run)[0] == 3
     (sweep,) = (tmp_path / "outputs" / "classify" / "multirun").iterdir()
     assert sorted(path.parent.name for path in sweep.rglob("done")) == ["1", "2"]
+    assert [path.parent.name for path in sweep.rglob("failure.json")] == ["0"]
 
 
 def test_version_and_help(command):

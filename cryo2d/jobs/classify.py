@@ -32,6 +32,7 @@ from cryo2d.training.assembly import Frame
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.module import Classification, EmSettings
+from cryo2d.training.objectives import OBJECTIVES, USUAL
 from cryo2d.training.references import given_references, random_references
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         run_dir: folder that everything is written to.
 
     Returns:
-        Median resolution of the classes at FRC 0.5 (Angstrom), for sweeps.
+        The number that ``objective`` names, for sweeps.
 
     Raises:
         InputError: for anything wrong with the particles or with settings that depend on them.
@@ -88,7 +89,8 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     )
     trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
     assert module.summary is not None
-    return float(module.summary.class_resolution[:, 0].median())
+    assert module.assignments is not None
+    return OBJECTIVES[cfg.get("objective", USUAL)](module.summary, module.assignments)
 
 
 def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:

@@ -20,7 +20,7 @@ from cryo2d.jobs import settings
 from cryo2d.jobs.rules import Objects
 
 KEY = re.compile(r"( *)(\w+):")
-GROUPS_OF_ONE = ("hydra", "data", "model", "optimizer", "post", "callbacks", "simulation")
+GROUPS_OF_ONE = ("hydra", "data", "model", "optimizer", "post", "callbacks", "post", "simulation")
 
 FIRST_SETTINGS = (
     "data.path",

@@ -1,5 +1,6 @@
 """What was typed after the job: every override is checked before anything is written."""
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -253,6 +254,11 @@ def _composition_problems(job: str, texts: list[str], search: list[str]) -> Iter
 def composition_problem(error: Exception) -> Problem:
     """A configuration or object that Hydra could not put together, in Hydra's own words."""
     words, cause = str(error), str(error.__cause__ or "")
+    plugin = re.search(r"Could not find 'hydra/(\w+)/(\w+)'", words)
+    if plugin:
+        extra = "slurm" if plugin[2].startswith("submitit") else "sweep"
+        found, expected = f"hydra/{plugin[1]}={plugin[2]}", f"the {plugin[1]} to be installed"
+        return Problem(COMMAND_LINE, found, expected, f"pip install 'cryo2d[{extra}]'")
     if cause not in words:
         words = f"{words} {cause}"
     return Problem(

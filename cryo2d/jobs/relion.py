@@ -29,7 +29,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         run_dir: output folder of the job, inside the project that is the current folder.
 
     Returns:
-        Median resolution of the classes at FRC 0.5 (Angstrom).
+        Mean resolution of the classes by particles (Angstrom).
 
     Raises:
         InputError: for anything wrong with the particles or with settings that depend on them.

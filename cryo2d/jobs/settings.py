@@ -26,6 +26,7 @@ from cryo2d.jobs.rules import (
     Text,
     Whole,
 )
+from cryo2d.jobs.sweep import DIRECTION
 
 COMMAND_LINE = "command line"
 OPEN = (Object, Objects)
@@ -160,7 +161,7 @@ CLASSIFICATION: Mapping[str, Rule] = {
 }
 
 SETTINGS: Mapping[str, Mapping[str, Rule]] = {
-    "classify": {**CLASSIFICATION, **SIMULATION},
+    "classify": {**CLASSIFICATION, **SIMULATION, "objective": Choice(*DIRECTION)},
     "relion": {
         **CLASSIFICATION,
         "data.path": Text("a .star file (--in_parts particles.star)"),

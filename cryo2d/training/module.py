@@ -1,5 +1,6 @@
 """The Lightning module: one epoch is one EM iteration."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -141,6 +142,8 @@ class Classification(pl.LightningModule):
                 self.grid, self.model.num_classes, len(self.model.noise), self.device
             )
         self._visits = VisitLog()
+        # particles that kept their class, and particles that had one
+        self._kept = torch.zeros(2, dtype=torch.int64, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
 
     @torch.no_grad()
@@ -176,9 +179,18 @@ class Classification(pl.LightningModule):
         """Rings that an iteration aligns on."""
         return slice(self.settings.first_ring, self.settings.rings(iteration))
 
+    def _log_noise(self) -> Tensor:
+        """Logarithm of the noise power, mean over the particles ``[s]``."""
+        share = torch.bincount(self.optics, minlength=len(self.model.noise)) / len(self.optics)
+        return share.to(self.model.noise) @ self.model.noise.log()
+
     def _record(self, index: Tensor, found: Assignments) -> None:
         """Keep what was found for the visited particles."""
         self._visits.add(found)
+        if self._found:
+            had_one = ~self._found["class_posterior"][index].isnan()
+            same = self._found["class_index"][index] == found.class_index
+            self._kept += torch.stack([same & had_one, had_one]).sum(1)
         for field in fields(found):
             value = getattr(found, field.name)
             if field.name not in self._found:
@@ -198,24 +210,27 @@ class Classification(pl.LightningModule):
         gamma = float(optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
         full = self.plan.is_full(iteration)
         stats = self.reduce(self._stats)
+        band, log_noise = self._band(iteration), self._log_noise()
         solution: Solution = optimizer.step(  # type: ignore[call-arg, assignment, union-attr]
             stats=stats, iteration=iteration, whole=full
         )
         if self.settings.scale_per_particle:
             self._normalise_scale()
         self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
-        rings = self.settings.rings(iteration)
+        kept, seen = self._kept.tolist()
         self.summary = summarize(
             self._visits,
             solution,
             self.model,
             frequency=self.frequency,
-            samples=float(self.grid.ring_weights[self._band(iteration)].sum()),
+            ring_weights=self.grid.ring_weights[band].cpu(),
+            log_noise=log_noise[band].cpu(),
+            unchanged=kept / seen if seen else math.nan,
             iteration=iteration,
             num_iterations=self.plan.total,
             full=full,
             uncertainty=uncertainty,
-            resolution=1.0 / float(self.frequency[rings - 1]),
+            resolution=1.0 / float(self.frequency[band.stop - 1]),
             step_size=1.0 if full else gamma,
             seconds=time.perf_counter() - self._started,
         )

@@ -46,7 +46,9 @@ def summarize(
     model: ClassModel,
     *,
     frequency: Tensor,
-    samples: float,
+    ring_weights: Tensor,
+    log_noise: Tensor,
+    unchanged: float,
     iteration: int,
     num_iterations: int,
     full: bool,
@@ -57,12 +59,28 @@ def summarize(
 ) -> IterationSummary:
     """Collect one iteration; see :class:`cryo2d.types.IterationSummary` for the fields.
 
-    ``samples`` is the number of Fourier samples that chi-squared runs over.
+    Args:
+        visits: what was found for the visited particles.
+        solution: new averages.
+        model: the classes.
+        frequency: of the rings ``[s]`` (1/Angstrom).
+        ring_weights: Fourier samples of each ring that chi-squared runs over ``[s]``.
+        log_noise: logarithm of the noise power that it was measured with ``[s]``.
+        unchanged: part of the visited particles that kept their class.
+        iteration: number from 0.
+        num_iterations: of the run.
+        full: whether every particle was visited.
+        uncertainty: factor of the posterior.
+        resolution: finest used (Angstrom).
+        step_size: of the online update.
+        seconds: wall time.
     """
     classes = visits.column("class_index")
     counts = torch.bincount(classes, minlength=model.num_classes)
     posteriors, ess = visits.column("class_posterior"), visits.column("class_ess")
     weights, frc = model.weights.cpu(), solution.frc.cpu()
+    samples = float(ring_weights.sum())
+    mean_error = float(visits.error().mean()) / samples
     limits = [resolution_at(frc, frequency, threshold) for threshold in (0.5, 0.143)]
     return IterationSummary(
         iteration=iteration,
@@ -74,7 +92,10 @@ def summarize(
         particles=len(classes),
         seconds=seconds,
         effective_classes=effective_number(weights),
-        mean_error=float(visits.error().mean()) / samples,
+        mean_error=mean_error,
+        unchanged=unchanged,
+        # complex Gaussian noise: -log(pi sigma^2) - |residual|^2 / sigma^2, without log(pi)
+        log_likelihood=-float((log_noise @ ring_weights) / samples) - mean_error,
         averages=solution.averages.cpu(),
         counts=counts,
         weights=weights,

@@ -138,9 +138,11 @@ class Listener(pl.Callback):
 
     def __init__(self) -> None:
         self.seen = []
+        self.found = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seen.append(pl_module.summary)
+        self.found.append(pl_module.assignments)
 
 
 def test_one_epoch_is_one_iteration(data, device, tmp_path):
@@ -161,6 +163,15 @@ def test_one_epoch_is_one_iteration(data, device, tmp_path):
         assert summary.averages.shape == (3, 32, 32)
     # chi-squared per sample: the noise alone is left
     assert seen[-1].mean_error == pytest.approx(1.0, abs=0.15)
+    assert np.isnan(seen[0].unchanged)
+    before, after = listener.found[-2:]
+    visited = ~before.class_posterior.isnan()
+    same = (before.class_index == after.class_index)[visited]
+    assert seen[-1].unchanged == pytest.approx(float(same.float().mean()))
+    # noise of this power per sample
+    power, weights = seen[-2].noise[0], data.grid.ring_weights
+    entropy = float((power.log() * weights).sum() / weights.sum())
+    assert seen[-1].log_likelihood == pytest.approx(-entropy - seen[-1].mean_error, rel=1e-4)
 
 
 def test_it_finds_classes_and_poses(data, device, tmp_path):
