@@ -119,6 +119,7 @@ class Assignments(_Columns):
         slice_pow: sum |CTF A|^2 / sigma^2 at the best pose.
         alpha: contrast scale used.
         alpha_min: contrast scale that minimises the error, cross_cor / (2 slice_pow).
+        outlier: 0 for a typical particle, 1 where its class explains it no better than a free blob.
     """
 
     class_index: Tensor
@@ -133,6 +134,7 @@ class Assignments(_Columns):
     slice_pow: Tensor
     alpha: Tensor
     alpha_min: Tensor
+    outlier: Tensor
 
     @property
     def error(self) -> Tensor:

@@ -84,6 +84,7 @@ def make_assignments(count: int, seed: int = 0) -> Assignments:
         slice_pow=column(20, 40),
         alpha=column(0.8, 1.2),
         alpha_min=column(0.8, 1.2),
+        outlier=column(-0.5, 1.2),
     )
 
 

@@ -21,6 +21,7 @@ HIGH_IS_WORSE: Mapping[str, bool] = {
     "correlation": False,
     "alpha": False,
     "alpha_min": False,
+    "outlier": True,
     "shift": True,
     "class_count": False,
     "stability": False,

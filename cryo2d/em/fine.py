@@ -168,7 +168,9 @@ class FineBank:
         chunk = images_at_once(image.device)
         scores, start = [], 0
         for k, count in enumerate(counts):
-            templates = self._templates(k).T if count else None
+            if not count:
+                continue
+            templates = self._templates(k).T
             for first in range(start, start + count, chunk):
                 part = poses[first : min(first + chunk, start + count)]
                 aligned = adjoint(self.grid, image[part.particle], part.psi, part.shift)

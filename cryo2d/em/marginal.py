@@ -87,6 +87,8 @@ class MarginalPosterior:
         rest: posterior probability of the coarse poses that are no cells ``[n k]``.
         level: log weight of a coarse pose whose posterior probability is 1 ``[n k]``.
         spread: effective numbers of coarse rotations and shifts ``[n k]`` each.
+        apart: the posterior at one pose of each class, after some particles were moved, or None.
+        one_pose: particles that were moved, which count at one pose ``[n]`` (bool), or None.
     """
 
     logs: CoarseLogs
@@ -97,6 +99,8 @@ class MarginalPosterior:
     rest: Tensor
     level: Tensor
     spread: tuple[Tensor, Tensor]
+    apart: Posterior | None = None
+    one_pose: Tensor | None = None
 
     @property
     def classes(self) -> Tensor:
@@ -106,6 +110,8 @@ class MarginalPosterior:
 
     def peak(self) -> Posterior:
         """The class posterior, on the likeliest pose of each class that has a cell."""
+        if self.apart is not None:
+            return self.apart
         poses, classes = self.found.poses, self.classes
         pair = poses.particle * classes.shape[1] + poses.classes
         first = segment_argmax(self.weight, pair, classes.numel())
@@ -123,10 +129,24 @@ class MarginalPosterior:
         """All weight on the likeliest pose of the best class."""
         return self.peak().hard()
 
+    def moved(self, apart: Tensor, k: int) -> "MarginalPosterior":
+        """Some particles ``[n]`` (bool) wholly in one class, at their best poses."""
+        stay = (~apart).to(self.weight)
+        return replace(
+            self,
+            weight=self.weight * stay[self.found.poses.particle],
+            rest=self.rest * stay[:, None],
+            apart=self.peak().moved(apart, k),
+            one_pose=apart,
+        )
+
     def add_to(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
         """Add the particles to the class sums in place, each with its weights over the poses."""
         self._add_cells(stats, grid, images)
         self._add_rest(stats, images)
+        if self.apart is not None and self.one_pose is not None:
+            only = self.one_pose[self.apart.candidates.poses.particle].to(self.weight)
+            replace(self.apart, weight=self.apart.weight * only).add_to(stats, grid, images)
 
     def _add_cells(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
         chunk = images_at_once(images.image.device)

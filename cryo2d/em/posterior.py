@@ -1,6 +1,6 @@
 """From log likelihoods to class posteriors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -49,6 +49,10 @@ class PosePosterior(Protocol):
 
     def peak(self) -> "Posterior":
         """The class posterior on one pose of each class."""
+        ...
+
+    def moved(self, apart: Tensor, k: int) -> "PosePosterior":
+        """Some particles ``[n]`` (bool) wholly in one class, at their best poses."""
         ...
 
 
@@ -118,6 +122,26 @@ class Posterior:
         weight[self.best] = 1.0
         return Posterior(self.candidates, weight, self.best, torch.ones_like(self.class_ess))
 
+    def moved(self, apart: Tensor, k: int) -> "Posterior":
+        """Some particles ``[n]`` (bool) wholly in one class, at their best poses."""
+        poses = self.candidates.poses
+        mine = apart[poses.particle]
+        top = torch.zeros_like(mine)
+        top[self.best] = True
+        classes = torch.where(mine & top, k, poses.classes)
+        weight = torch.where(mine, top.to(self.weight), self.weight)
+        return Posterior(
+            replace(self.candidates, poses=replace(poses, classes=classes)),
+            weight,
+            self.best,
+            torch.where(apart, 1.0, self.class_ess),
+        )
+
+    @property
+    def gain(self) -> Tensor:
+        """Log likelihood of the best candidate over an empty image ``[n]``."""
+        return self.candidates.loglik[self.best]
+
     @property
     def best_poses(self) -> Poses:
         """The most probable pose of each particle."""
@@ -146,13 +170,16 @@ class Posterior:
         rows = kept.nonzero()[:, 0]
         accumulate(stats, grid, images, self.candidates.poses[rows], kept[rows])
 
-    def assignments(self, image_pow: Tensor, scale: Tensor, pixel_size: float) -> Assignments:
+    def assignments(
+        self, image_pow: Tensor, scale: Tensor, pixel_size: float, outlier: Tensor | None = None
+    ) -> Assignments:
         """The best class and pose of each particle.
 
         Args:
             image_pow: sum |X|^2 / sigma^2 ``[n]``.
             scale: contrast scale used ``[n]``.
             pixel_size: of the working box (Angstrom).
+            outlier: outlier measure ``[n]``, 0 if it was not taken.
         """
         found, best = self.candidates, self.best
         cross_cor, slice_pow = found.cross_cor[best], found.slice_pow[best]
@@ -169,4 +196,5 @@ class Posterior:
             slice_pow=slice_pow,
             alpha=scale,
             alpha_min=0.5 * cross_cor / slice_pow.clamp(min=1e-20),
+            outlier=torch.zeros_like(scale) if outlier is None else outlier,
         )

@@ -35,7 +35,7 @@ OPTIONAL_CTF = {"phase_shift", "b_factor"}
 ALIGNMENT = "alignments2D/"
 ALIGNMENT_VALUES = (
     *("class_posterior", "class_ess", "pose_ess", "shift_ess", "error", "image_pow"),
-    *("cross_cor", "slice_pow", "alpha", "alpha_min"),
+    *("cross_cor", "slice_pow", "alpha", "alpha_min", "outlier"),
 )
 """Fields of the alignment that have the name of the column they become."""
 

@@ -46,6 +46,7 @@ RESULT_LABELS = {
     "slice_pow": "cryo2dSlicePow",
     "alpha": "cryo2dAlpha",
     "alpha_min": "cryo2dAlphaMin",
+    "outlier": "cryo2dOutlier",
 }
 """Results of a run that RELION has no label for."""
 

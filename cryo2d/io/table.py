@@ -73,6 +73,7 @@ class AlignmentColumns(_ParticleColumns):
         slice_pow: sum |CTF A|^2 / sigma^2.
         alpha: contrast scale used.
         alpha_min: contrast scale that minimises the error.
+        outlier: 0 for a typical particle, 1 where its class explains it no better than a free blob.
     """
 
     class_index: np.ndarray | None = None
@@ -89,6 +90,7 @@ class AlignmentColumns(_ParticleColumns):
     slice_pow: np.ndarray | None = None
     alpha: np.ndarray | None = None
     alpha_min: np.ndarray | None = None
+    outlier: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ def em_settings(cfg: DictConfig, frame: Frame, known: KeepPoses | None) -> EmSet
         expectation=known or expectation_of(cfg),
         scale_per_particle=cfg.model.scale_per_particle,
         hard_last=optimizer.hard_last,
+        gather_junk=cfg.model.gather_junk,
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
     )

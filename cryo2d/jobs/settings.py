@@ -75,6 +75,7 @@ MODEL: Mapping[str, Rule] = {
     "model.non_negative": Flag(),
     "model.scale_per_particle": Flag(),
     "model.noise": Choice("coloured", "white"),
+    "model.gather_junk": Flag(),
     "model.initial_references": OrNull(Text("an .mrcs file")),
     "model.initial_scale": Real(above=0),
     "model.align": Flag(),

@@ -13,13 +13,15 @@ from torch import Tensor
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
+from cryo2d.em.outlier import LIMIT, GatherJunk, free_blob
+from cryo2d.em.outlier import outlier as outlier_of
 from cryo2d.em.posterior import Expectation
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.search import PoseSearch
 from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.preprocess import Transfer, weigh
+from cryo2d.physics.preprocess import Transfer, WeightedImages, weigh
 from cryo2d.training.summary import VisitLog, summarize
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
 
@@ -39,6 +41,7 @@ class EmSettings:
         expectation: how poses enter the posterior.
         scale_per_particle: whether contrast scales are estimated from the second iteration on.
         hard_last: whether the last iteration puts each particle into its best class alone.
+        gather_junk: whether passes over all particles put outliers into the class that has most.
         perturb_poses: whether the grid of coarse rotations is offset at random.
         seed: of the random grid offsets.
     """
@@ -51,6 +54,7 @@ class EmSettings:
     expectation: Expectation
     scale_per_particle: bool
     hard_last: bool
+    gather_junk: bool
     perturb_poses: bool
     seed: int
 
@@ -93,12 +97,16 @@ class Classification(pl.LightningModule):
         self.halves: Tensor
         self.optics: Tensor
         self.scale: Tensor
+        self.typical: Tensor  # median gain of a class average over a free blob, 0 at first
         self.register_buffer("halves", halves, persistent=False)
         self.register_buffer("optics", optics, persistent=False)
         self.register_buffer("scale", torch.ones(len(halves)))
+        self.register_buffer("typical", torch.zeros(()))
         self._found: dict[str, Tensor] = {}
         self._stats: SufficientStats | None = None
         self._scorer: PoseScorer | None = None
+        self._gains: list[Tensor] = []
+        self._junk: int | None = None
 
     @property
     def box(self) -> int:
@@ -141,10 +149,14 @@ class Classification(pl.LightningModule):
             self._stats = SufficientStats.zeros(
                 self.grid, self.model.num_classes, len(self.model.noise), self.device
             )
-        self._visits = VisitLog()
+        self._visits, self._gains = VisitLog(), []
         # particles that kept their class, and particles that had one
         self._kept = torch.zeros(2, dtype=torch.int64, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
+        self._junk = None
+        if self.settings.gather_junk and self.plan.is_full(iteration) and self._found:
+            known = self._found["outlier"], self._found["class_index"]
+            self._junk = GatherJunk().chosen(*known, self.model.num_classes)
 
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
@@ -165,15 +177,29 @@ class Classification(pl.LightningModule):
         posterior = self.settings.expectation(
             self._scorer, images, log_prior=prior, uncertainty=uncertainty
         )
-        hard = self.settings.hard_last and iteration == self.plan.total - 1
-        (posterior.hard() if hard else posterior).add_to(self._stats, self.grid, images)
-        peak = posterior.peak()
+        peak, outlier = posterior.peak(), self._outlier(posterior.peak().gain, images)
+        # the noise is what is left by the class a particle looks like, even if it is junk
         add_residual(self._stats, self.grid, images, peak.best_poses, self._scorer.harmonics)
+        if self.settings.hard_last and iteration == self.plan.total - 1:
+            posterior = posterior.hard()
+        if self._junk is not None:
+            posterior = posterior.moved(outlier > LIMIT, self._junk)
+        posterior.add_to(self._stats, self.grid, images)
         power = images.power[:, self._band(iteration)].sum(1)
-        found = peak.assignments(power, batch.scale, self.pixel_size)
+        found = posterior.peak().assignments(power, batch.scale, self.pixel_size, outlier)
         self._record(batch.index, found)
         if self.trainer.is_last_batch:
             self._finish(iteration, uncertainty)
+
+    def _outlier(self, gain: Tensor, images: WeightedImages) -> Tensor:
+        """Outlier measure ``[n]`` by the typical gain of the iteration before, or of this batch."""
+        assert self._scorer is not None
+        band = slice(self.settings.first_ring, self._scorer.coarse.grid.num_rings)
+        weights = self.grid.ring_weights.to(gain)[band]
+        gain = gain - free_blob(images.power[:, band], weights)
+        self._gains.append(gain)
+        known = self.typical > 0
+        return outlier_of(gain, torch.where(known, self.typical, gain.median()))
 
     def _band(self, iteration: int) -> slice:
         """Rings that an iteration aligns on."""
@@ -234,6 +260,7 @@ class Classification(pl.LightningModule):
             step_size=1.0 if full else gamma,
             seconds=time.perf_counter() - self._started,
         )
+        self.typical.copy_(torch.cat(self._gains).median())
         self._stats, self._scorer = None, None
 
     def reduce(self, stats: SufficientStats) -> SufficientStats:

@@ -109,7 +109,7 @@ def found() -> AlignmentColumns:
     rng = np.random.default_rng(5)
     names = (
         *("class_posterior", "class_ess", "pose_ess", "shift_ess", "error", "image_pow"),
-        *("cross_cor", "slice_pow", "alpha", "alpha_min"),
+        *("cross_cor", "slice_pow", "alpha", "alpha_min", "outlier"),
     )
     values = {name: rng.uniform(0, 2, COUNT).astype(np.float32) for name in names}
     return AlignmentColumns(

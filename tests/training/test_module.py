@@ -71,6 +71,7 @@ def module_of(data: Synthetic, **settings) -> Classification:
         "expectation": maximise,
         "scale_per_particle": False,
         "hard_last": False,
+        "gather_junk": True,
         "perturb_poses": True,
         "seed": 7,
     }

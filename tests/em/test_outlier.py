@@ -1,0 +1,83 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from synthetic import search_of, synthetic
+
+from cryo2d.em.marginal import Marginalise
+from cryo2d.em.outlier import GatherJunk, free_blob, outlier
+from cryo2d.em.posterior import maximise
+from cryo2d.em.score import PoseScorer
+from cryo2d.em.stats import SufficientStats
+from cryo2d.physics.solvent import gaussian
+
+
+def test_a_blob_gains_what_the_best_gaussian_does(rng, device):
+    # n real samples of variance u in units of the noise: their most likely Gaussian
+    weights = torch.tensor([40.0, 60.0])
+    samples = [rng.standard_normal(40) * 1.8, rng.standard_normal(60) * 0.7]
+    power = torch.tensor([[float((s**2).sum()) for s in samples]])
+    spread = np.sqrt((samples[0] ** 2).mean())
+    expected = norm.logpdf(samples[0], scale=spread).sum() - norm.logpdf(samples[0]).sum()
+    found = free_blob(power.to(device), weights.to(device))
+    # the second ring has less power than noise has
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_measure_is_zero_for_typical_gains_and_one_for_none(device):
+    gain = torch.tensor([50.0, 0.0, 100.0, -25.0], device=device)
+    found = outlier(gain, torch.tensor(50.0, device=device))
+    assert found.tolist() == [0.0, 1.0, -1.0, 1.5]
+    assert outlier(gain, torch.tensor(-3.0, device=device)).tolist() == [0.0] * 4
+
+
+def test_particles_of_no_class_stand_out(device):
+    data = synthetic(90, sigma=0.8)
+    strange = torch.arange(90) % 9 == 0
+    fields = torch.randn((10, 32, 32), generator=torch.Generator().manual_seed(4))
+    clumps = gaussian(fields, 2.5)
+    clumps *= data.averages.std() / clumps.std()
+    pictures = data.images.clone()
+    pictures[strange] = clumps + 0.8 * fields
+    data = dataclasses.replace(data, images=pictures)
+    images, grid = data.weighted(device), data.grid
+    scorer = PoseScorer(data.averages.to(device), grid, search_of(grid.box), rings=12)
+    found = maximise(scorer, images, log_prior=torch.zeros(3, device=device), uncertainty=1.0)
+    gain = found.gain - free_blob(images.power, grid.ring_weights.to(device))
+    measure = outlier(gain, gain.median()).cpu()
+    assert float(measure[~strange].median()) < 0.2
+    assert float(measure[strange].median()) > 0.7
+
+
+def test_junk_goes_where_most_of_it_is():
+    nan = float("nan")
+    measure = torch.tensor([0.0, 0.1, 0.9, 1.2, 0.8, 0.2, 0.9, nan])
+    classes = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+    assert GatherJunk().chosen(measure, classes, 4) == 2
+    assert GatherJunk().chosen(measure[:6], classes[:6], 4) == 1
+    assert GatherJunk(share=0.7).chosen(measure[:6], classes[:6], 4) is None
+    assert GatherJunk().chosen(torch.zeros(8), classes, 4) is None
+    assert GatherJunk().chosen(torch.ones(8), torch.zeros(8, dtype=torch.int64), 1) is None
+
+
+@pytest.mark.parametrize("step", [maximise, Marginalise()])
+def test_moved_particles_count_once_in_their_new_class(step, device):
+    data = synthetic(30, sigma=1.0)
+    images, grid = data.weighted(device), data.grid
+    scorer = PoseScorer(data.averages.to(device), grid, search_of(grid.box), rings=12)
+    posterior = step(scorer, images, log_prior=torch.zeros(3, device=device), uncertainty=2.0)
+    apart = torch.arange(30, device=device) % 5 == 0
+    before = posterior.peak().best_poses
+    moved = posterior.moved(apart, 2)
+    poses = moved.peak().best_poses
+    assert bool((poses.classes[apart] == 2).all())
+    assert torch.equal(poses.classes[~apart], before.classes[~apart])
+    torch.testing.assert_close(poses.psi, before.psi)
+    stats = SufficientStats.zeros(grid, 3, 1, device)
+    moved.add_to(stats, grid, images)
+    assert float(stats.count.sum()) == pytest.approx(30, rel=0.02)
+    only = SufficientStats.zeros(grid, 3, 1, device)
+    moved.moved(torch.ones(30, dtype=torch.bool, device=device), 1).add_to(only, grid, images)
+    assert float(only.count[:, 1].sum()) == pytest.approx(30, rel=1e-4)
