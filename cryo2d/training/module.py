@@ -22,7 +22,7 @@ from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import Transfer, WeightedImages, weigh
-from cryo2d.training.summary import VisitLog, summarize
+from cryo2d.training.summary import Step, VisitLog, summarize
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
 
 LEAST_SCALE, MOST_SCALE = 0.2, 5.0
@@ -248,16 +248,18 @@ class Classification(pl.LightningModule):
             self._visits,
             solution,
             self.model,
+            Step(
+                iteration=iteration,
+                num_iterations=self.plan.total,
+                full=full,
+                uncertainty=uncertainty,
+                resolution=1.0 / float(self.frequency[band.stop - 1]),
+                step_size=1.0 if full else gamma,
+            ),
             frequency=self.frequency,
             ring_weights=self.grid.ring_weights[band].cpu(),
             log_noise=log_noise[band].cpu(),
             unchanged=kept / seen if seen else math.nan,
-            iteration=iteration,
-            num_iterations=self.plan.total,
-            full=full,
-            uncertainty=uncertainty,
-            resolution=1.0 / float(self.frequency[band.stop - 1]),
-            step_size=1.0 if full else gamma,
             seconds=time.perf_counter() - self._started,
         )
         self.typical.copy_(torch.cat(self._gains).median())

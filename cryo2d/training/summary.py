@@ -1,5 +1,7 @@
 """What an iteration did, gathered for callbacks, loggers and reports."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -40,21 +42,43 @@ def class_mean(values: Tensor, classes: Tensor, counts: Tensor) -> Tensor:
     return total / counts.clamp(min=1)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What an iteration is, before it has run.
+
+    Attributes:
+        iteration: number from 0.
+        num_iterations: of the run.
+        full: whether every particle is visited.
+        uncertainty: factor of the posterior.
+        resolution: finest used (Angstrom).
+        step_size: of the online update.
+    """
+
+    iteration: int
+    num_iterations: int
+    full: bool
+    uncertainty: float
+    resolution: float
+    step_size: float
+
+
+def class_resolution(frc: Tensor, frequency: Tensor) -> Tensor:
+    """Resolution of each class at FRC 0.5 and at 0.143 ``[k 2]`` (Angstrom)."""
+    limits = [resolution_at(frc, frequency, threshold) for threshold in (0.5, 0.143)]
+    return torch.stack(limits, dim=1)
+
+
 def summarize(
     visits: VisitLog,
     solution: Solution,
     model: ClassModel,
+    step: Step,
     *,
     frequency: Tensor,
     ring_weights: Tensor,
     log_noise: Tensor,
     unchanged: float,
-    iteration: int,
-    num_iterations: int,
-    full: bool,
-    uncertainty: float,
-    resolution: float,
-    step_size: float,
     seconds: float,
 ) -> IterationSummary:
     """Collect one iteration; see :class:`cryo2d.types.IterationSummary` for the fields.
@@ -63,43 +87,32 @@ def summarize(
         visits: what was found for the visited particles.
         solution: new averages.
         model: the classes.
+        step: what the iteration was.
         frequency: of the rings ``[s]`` (1/Angstrom).
         ring_weights: Fourier samples of each ring that chi-squared runs over ``[s]``.
         log_noise: logarithm of the noise power that it was measured with ``[s]``.
         unchanged: part of the visited particles that kept their class.
-        iteration: number from 0.
-        num_iterations: of the run.
-        full: whether every particle was visited.
-        uncertainty: factor of the posterior.
-        resolution: finest used (Angstrom).
-        step_size: of the online update.
         seconds: wall time.
     """
-    classes = visits.column("class_index")
+    classes, posteriors, ess = map(visits.column, ("class_index", "class_posterior", "class_ess"))
     counts = torch.bincount(classes, minlength=model.num_classes)
-    posteriors, ess = visits.column("class_posterior"), visits.column("class_ess")
-    weights, frc = model.weights.cpu(), solution.frc.cpu()
+    frc = solution.frc.cpu()
     samples = float(ring_weights.sum())
     mean_error = float(visits.error().mean()) / samples
-    limits = [resolution_at(frc, frequency, threshold) for threshold in (0.5, 0.143)]
+    # complex Gaussian noise: -log(pi sigma^2) - |residual|^2 / sigma^2, without log(pi)
+    log_likelihood = -float((log_noise @ ring_weights) / samples) - mean_error
     return IterationSummary(
-        iteration=iteration,
-        num_iterations=num_iterations,
-        full=full,
-        uncertainty=uncertainty,
-        resolution=resolution,
-        step_size=step_size,
+        **vars(step),
         particles=len(classes),
         seconds=seconds,
-        effective_classes=effective_number(weights),
+        effective_classes=effective_number(model.weights.cpu()),
         mean_error=mean_error,
         unchanged=unchanged,
-        # complex Gaussian noise: -log(pi sigma^2) - |residual|^2 / sigma^2, without log(pi)
-        log_likelihood=-float((log_noise @ ring_weights) / samples) - mean_error,
+        log_likelihood=log_likelihood,
         averages=solution.averages.cpu(),
         counts=counts,
-        weights=weights,
-        class_resolution=torch.stack(limits, dim=1),
+        weights=model.weights.cpu(),
+        class_resolution=class_resolution(frc, frequency),
         class_ess=class_mean(ess, classes, counts),
         class_probability=class_mean(posteriors, classes, counts),
         frc=frc,
