@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -31,6 +32,7 @@ from cryo2d.physics.preprocess import TRANSFER, working_box
 from cryo2d.training.assembly import Frame
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
 from cryo2d.training.datamodule import Particles
+from cryo2d.training.loggers import log_settings
 from cryo2d.training.module import Classification, EmSettings
 from cryo2d.training.objectives import OBJECTIVES, USUAL
 from cryo2d.training.references import given_references, random_references
@@ -64,6 +66,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     table, excluded = load(cfg, run_dir)
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
+    log_settings(trainer.loggers, told_settings(cfg))
     given = references_of(cfg, frame, int(table.box[0]))
     particles = make_particles(cfg, table, excluded, frame, trainer.strategy.root_device)
     cache = particles.read()
@@ -178,6 +181,13 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
         if "accelerator" in str(error).lower() or "cuda" in str(error).lower():
             raise EnvironmentFault(f"the device asked for is not there: {error}") from error
         raise
+
+
+def told_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that the loggers show: those that the classes depend on."""
+    groups = ["data", "model", "optimizer", "post", "seed"]
+    chosen: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, groups), resolve=True)
+    return chosen
 
 
 def em_settings(cfg: DictConfig, frame: Frame, known: KeepPoses | None) -> EmSettings:

@@ -23,6 +23,8 @@ LISTED_SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueTyp
 POSITIONAL = {"compare": "runs"}
 # Jobs that may go on in the folder of an earlier run.
 CONTINUED = ("relion",)
+SECRET = re.compile(r"(?i)(api_?key|password|secret|(^|[._])token)$")
+SECRET_VALUE = re.compile(r"(?i)oc\.env:\w*(key|password|secret|token)")
 # More values of one swept setting than this are checked when their run starts.
 CHECKED_VALUES = 50
 
@@ -149,6 +151,14 @@ def _name_problems(
     """An unknown key, group or option; a run folder that is in use."""
     key = override.key_or_group
     options = sorted(loader.get_group_options(key))
+    if SECRET.search(key) or SECRET_VALUE.search(_value(override)):
+        yield Problem(
+            COMMAND_LINE,
+            f"{key}, which looks like a secret",
+            "secrets in the environment only: settings are written to files",
+            "export WANDB_API_KEY or what the service reads, and leave it out",
+        )
+        return
     present = key in (settings.SETTINGS[job] if not options else groups)
     if override.is_hydra_override():
         if job not in CONTINUED:

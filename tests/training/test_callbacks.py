@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from fake_run import CLASSES, FakeData, FakeModule, make_summary
+from fake_run import CLASSES, RINGS, FakeData, FakeModule, make_summary
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -71,14 +71,26 @@ def test_montage_and_metrics_reach_files_and_loggers(tmp_path: Path):
     assert [e.step for e in images] == [0, 1, 2]
     shown = np.asarray(Image.open(io.BytesIO(images[2].encoded_image_string)))
     np.testing.assert_array_equal(shown, np.asarray(Image.open(pictures[2])))
-    assert {f"distribution/{n}" for n in ("posterior", "ess", "shift", "class_size")} <= set(
-        events.Tags()["histograms"]
+    names = ("posterior", "ess", "shift", "scale", "class_size")
+    assert {f"distribution/{n}" for n in names} <= set(events.Tags()["histograms"])
+    for name in ("frc", "noise"):
+        # the first and the last iteration
+        assert [e.step for e in events.Images(name)] == [0, 2]
+    assert {"log_likelihood", "unchanged", "mean_scale", "mean_shift", "memory_gb"} <= set(
+        events.Tags()["scalars"]
     )
 
     rows = read_rows(tmp_path / "metrics.csv")
     expected = [metrics_of(make_summary(i)) for i in range(3)]
     for row, wanted in zip(rows, expected, strict=True):
+        assert row.pop("memory_gb") <= wanted.pop("memory_gb")
         assert row == pytest.approx(wanted, rel=1e-5)
+    spectra = read_rows(tmp_path / "spectra.csv")
+    assert len(spectra) == 3 * RINGS
+    second = make_summary(1)
+    own = [row for row in spectra if row["iteration"] == 1]
+    for name, values in (("frc", second.frc[0]), ("noise_1", second.noise[0])):
+        assert [row[name] for row in own] == pytest.approx(values.tolist(), rel=1e-4, abs=1e-6)
 
 
 def test_averages_can_be_looked_at_while_a_run_goes_on(tmp_path: Path):
@@ -135,7 +147,7 @@ def test_wandb_offline_gets_one_picture_per_iteration(
     monkeypatch.setenv("WANDB_SILENT", "true")
     logger = pl.loggers.WandbLogger(save_dir=tmp_path, offline=True)
     try:
-        fit(tmp_path, [Montage(), Metrics()], loggers=[logger])
+        fit(tmp_path, [Montage(), Metrics(curves_every=0)], loggers=[logger])
     finally:
         wandb.finish()
     pictures = list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))

@@ -67,7 +67,7 @@ def test_every_file_is_there_and_as_the_manifest_says(finished: tuple[Path, Stac
     expected = {f"class_averages.{kind}" for kind in ("mrcs", "star", "cs")}
     expected |= {"particles.star", "particles.cs", "rejected.star", "excluded.star"}
     expected |= {"classes.png", "frc.png", "noise.png", "posteriors.png"}
-    expected |= {"report.html", "metrics.csv"}
+    expected |= {"report.html", "metrics.csv", "spectra.csv"}
     assert set(manifest["files"]) == expected
     for name, said in manifest["files"].items():
         content = (folder / name).read_bytes()
@@ -75,6 +75,7 @@ def test_every_file_is_there_and_as_the_manifest_says(finished: tuple[Path, Stac
         assert said["sha256"] == hashlib.sha256(content).hexdigest()
     assert manifest["seed"] == 7
     assert manifest["iterations"] == 3
+    assert set(manifest["objectives"]) == set(OBJECTIVES)
     newest = max(p.stat().st_mtime_ns for p in folder.iterdir())
     assert (folder / "manifest.json").stat().st_mtime_ns == newest
     assert not list(folder.glob(".*.part"))

@@ -1,16 +1,32 @@
+import json
+import logging
+import struct
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import wandb
+from fake_run import CLASSES, make_summary
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import open_dict
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
+from wandb.proto import wandb_internal_pb2
 
 from cryo2d.cli import config_dir
+from cryo2d.training.drawing.classes import ClassTable
+from cryo2d.training.loggers import (
+    MlflowRun,
+    WandbRun,
+    log_classes,
+    log_histogram,
+    log_image,
+    log_settings,
+)
 
 
 class Counter(LightningModule):
@@ -53,15 +69,127 @@ def train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.fit(Counter(), DataLoader(np.zeros((4, 1), np.float32), batch_size=2))
 
 
-@pytest.mark.slow
-def test_every_logger_works_without_an_account_and_every_run_has_its_own(tmp_path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+BLOCK, FULL, LAST = 32768, 1, 4
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch) -> pytest.MonkeyPatch:
+    """Nobody's account, and a home folder that is empty."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HOME", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
     monkeypatch.setenv("WANDB_SILENT", "true")
+    # what it read of the environment before
+    wandb.teardown()
+    return monkeypatch
+
+
+def records(run: Path) -> list[wandb_internal_pb2.Record]:
+    """What an offline run has written."""
+    # the service has then written all of it
+    wandb.teardown()
+    (path,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    # LevelDB's log format after 7 bytes: blocks of pieces with checksum, length and kind
+    data, place, found, parts = path.read_bytes(), 7, [], b""
+    while place + 7 <= len(data):
+        left = BLOCK - place % BLOCK
+        if left < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", data, place + 4)
+        parts += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (FULL, LAST):
+            found.append(wandb_internal_pb2.Record.FromString(parts))
+            parts = b""
+    return found
+
+
+@pytest.mark.slow
+def test_every_logger_works_without_an_account_and_every_run_has_its_own(tmp_path, alone):
+    alone.setenv("CRYO2D_SERVICE_TOKEN", KEY)
     for run in (tmp_path / "first", tmp_path / "second"):
-        train(run, monkeypatch)
+        train(run, alone)
         assert "resolution" in (run / "csv" / "metrics.csv").read_text()
         assert list((run / "tensorboard").glob("events.out.tfevents.*"))
         (offline,) = (run / "wandb").glob("offline-run-*")
         assert list(offline.rglob("*.png"))
+        for path in run.rglob("*"):
+            assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_what_wandb_keeps_offline(tmp_path, alone):
+    save_dir = tmp_path / "run"
+    logger = WandbRun(str(save_dir), project="cryo2d", group="2026-11-22")
+    log_settings([logger], {"model": {"icuf": 2}, "seed": 3})
+    summary = make_summary(2)
+    logger.log_metrics({"resolution": 8.0}, 1)
+    log_histogram([logger], "distribution/ess", summary.ess.numpy(), 1)
+    log_classes([logger], summary, ClassTable.of_iteration(summary))
+    known = logger.version
+    logger.finalize("success")
+    found = records(save_dir)
+    (run,) = [record.run for record in found if record.HasField("run")]
+    assert (run.project, run.run_group, run.run_id) == ("cryo2d", "2026-11-22", known)
+    told = {item.key: item.value_json for record in found for item in record.run.config.update}
+    told |= {item.key: item.value_json for record in found for item in record.config.update}
+    assert json.loads(told["model"]) == {"icuf": 2}
+    history = [
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json)}
+        for record in found
+        for item in record.history.item
+    ]
+    logged = {key: value for row in history for key, value in row.items()}
+    assert logged["resolution"] == 8.0
+    assert logged["distribution/ess._type"] == "histogram"
+    assert logged["class_table.nrows"] == CLASSES
+    assert WandbRun(str(save_dir), project="cryo2d")._id == known
+
+
+@pytest.mark.slow
+def test_a_wandb_server_that_is_down_costs_seconds_and_a_warning(tmp_path, alone, caplog):
+    alone.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    alone.setenv("WANDB_API_KEY", KEY)
+    start = time.perf_counter()
+    logger = WandbRun(str(tmp_path / "run"), offline=False, patience=3, project="cryo2d")
+    with caplog.at_level(logging.WARNING, logger="cryo2d"):
+        logger.log_metrics({"resolution": 8.0}, 1)
+        logger.finalize("success")
+    assert time.perf_counter() - start < 10
+    assert [record.name for record in caplog.records].count("cryo2d.training.loggers") == 1
+    assert "wandb sync" in caplog.text
+    assert any(record.history.item for record in records(tmp_path / "run"))
+    assert KEY not in caplog.text
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_an_mlflow_server_that_is_down_costs_a_warning(tmp_path, alone, caplog):
+    pytest.importorskip("mlflow")
+    start = time.perf_counter()
+    logger = MlflowRun(tracking_uri="http://127.0.0.1:9", patience=2)
+    with caplog.at_level(logging.WARNING, logger="cryo2d"):
+        for step in range(3):
+            logger.log_metrics({"resolution": 8.0}, step)
+        logger.finalize("success")
+    assert time.perf_counter() - start < 10
+    assert [record.name for record in caplog.records].count("cryo2d.training.loggers") == 1
+
+
+def test_mlflow_keeps_numbers_settings_and_pictures(tmp_path, alone):
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    logger = MlflowRun(tracking_uri=uri, artifact_location=str(tmp_path / "files"))
+    log_settings([logger], {"model": {"icuf": 2}})
+    logger.log_metrics({"resolution": 8.0}, 1)
+    log_image([logger], "classes", np.zeros((4, 4, 3), np.uint8), 1)
+    logger.finalize("success")
+    assert not logger.lost
+    run = mlflow.MlflowClient(uri).get_run(logger.run_id)
+    assert run.data.metrics == {"resolution": 8.0}
+    assert run.data.params == {"model/icuf": "2"}
+    assert list(tmp_path.glob("files/*/artifacts/classes/001.png"))

@@ -1,6 +1,7 @@
 """Everything a finished run hands over: averages, particles, pictures, report, manifest."""
 
 import logging
+import math
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,13 +17,14 @@ from cryo2d.io.averages import write_class_averages
 from cryo2d.io.particles import ParticleTable, write_particles
 from cryo2d.training.callbacks.averages import class_averages
 from cryo2d.training.callbacks.metrics import read_rows
-from cryo2d.training.callbacks.montage import log_image
 from cryo2d.training.callbacks.run import data_of, run_of
 from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.gallery import Gallery, Picture
 from cryo2d.training.drawing.montage import ANGSTROM
 from cryo2d.training.drawing.report import Counts, Report, render_report
+from cryo2d.training.loggers import log_classes, log_image
 from cryo2d.training.manifest import versions, write_manifest
+from cryo2d.training.objectives import OBJECTIVES
 from cryo2d.types import IterationSummary
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,12 @@ class Export(Callback):
         files += write_class_averages(folder, class_averages(summary, table, run.pixel_size))
         pictures = gallery.draw()
         files += write_pictures(folder, pictures)
-        log_image(trainer, "classes_final", gallery.montage, summary.iteration)
+        log_image(trainer.loggers, "classes_final", gallery.montage, summary.iteration)
+        log_classes(trainer.loggers, summary, table)
+        judged = {name: objective(summary, found) for name, objective in OBJECTIVES.items()}
+        for logger in trainer.loggers:
+            known = {f"objective/{n}": v for n, v in judged.items() if math.isfinite(v)}
+            logger.log_metrics(known, summary.iteration)
         counts = Counts(
             total=len(data.table) + len(data.excluded.table),
             classified=len(outcome.classified),
@@ -107,7 +114,7 @@ class Export(Callback):
             excluded=len(outcome.excluded),
         )
         self._write_report(folder, gallery, pictures, outcome, counts, files)
-        self._write_manifest(folder, files, counts, data.table, summary)
+        self._write_manifest(folder, files, counts, data.table, summary, judged)
         self._print(folder, table)
 
     def _table_order(self, table: ClassTable) -> np.ndarray:
@@ -148,8 +155,9 @@ class Export(Callback):
         counts: Counts,
         table: ParticleTable,
         summary: IterationSummary,
+        judged: dict[str, float],
     ) -> None:
-        extra = [name for name in ("metrics.csv",) if (folder / name).is_file()]
+        extra = [n for n in ("metrics.csv", "spectra.csv") if (folder / n).is_file()]
         facts = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "source": table.source,
@@ -157,6 +165,7 @@ class Export(Callback):
             "iterations": summary.iteration + 1,
             "classes": len(summary.counts),
             "particles": asdict(counts),
+            "objectives": {n: v if math.isfinite(v) else None for n, v in judged.items()},
             "versions": versions(),
         }
         write_manifest(folder, [*files, *extra], facts)

@@ -4,35 +4,45 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Mapping
+import resource
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from cryo2d.io.atomic import atomic_write
 from cryo2d.training.callbacks.run import run_of
+from cryo2d.training.drawing.classes import ClassTable
+from cryo2d.training.drawing.curves import draw_frc, draw_noise
+from cryo2d.training.drawing.style import png_image
+from cryo2d.training.loggers import log_histogram, log_image
 from cryo2d.types import IterationSummary
 
 log = logging.getLogger(__name__)
 
 
 class Metrics(Callback):
-    """Logs one row per iteration, keeps ``metrics.csv`` in the run folder, warns of collapse.
+    """Logs one row per iteration, keeps ``metrics.csv`` and ``spectra.csv``, warns of collapse.
 
     The x axis of every logger is the iteration, not the batch.
     """
 
-    def __init__(self, histograms: bool = True, warn_below: float = 0.25) -> None:
+    def __init__(
+        self, histograms: bool = True, warn_below: float = 0.25, curves_every: int = 10
+    ) -> None:
         """Set what is logged.
 
         Args:
-            histograms: posterior, ESS, shift and class size distributions to TensorBoard.
+            histograms: posterior, ESS, shift, scale and class size distributions to loggers.
             warn_below: warn when the effective classes fall below this fraction of the classes.
+            curves_every: iterations between two pictures of FRC and noise for loggers; 0 for none.
         """
         self.histograms = histograms
+        self.curves_every = curves_every
         self.warn_below = warn_below
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,8 +57,10 @@ class Metrics(Callback):
         if not trainer.is_global_zero:
             return
         append_row(Path(trainer.default_root_dir, "metrics.csv"), row)
+        append_rows(Path(trainer.default_root_dir, "spectra.csv"), spectra_of(summary))
         if self.histograms:
             self._log_histograms(trainer, summary)
+        self._log_curves(trainer, summary)
         num_classes = len(summary.counts)
         if summary.effective_classes < self.warn_below * num_classes:
             log.warning(
@@ -59,22 +71,36 @@ class Metrics(Callback):
                 num_classes,
             )
 
+    def _log_curves(self, trainer: Trainer, summary: IterationSummary) -> None:
+        """Ring correlations and noise as pictures, now and then: they take longer to draw."""
+        last = summary.iteration == summary.num_iterations - 1
+        shown = any(not isinstance(logger, CSVLogger) for logger in trainer.loggers)
+        if not (
+            self.curves_every and shown and (last or summary.iteration % self.curves_every == 0)
+        ):
+            return
+        frequency = summary.frequency.double().numpy()
+        table = ClassTable.of_iteration(summary)
+        for name, png in (
+            ("frc", draw_frc(summary.frc.double().numpy(), frequency, table)),
+            ("noise", draw_noise(summary.noise.double().numpy(), frequency, ())),
+        ):
+            log_image(trainer.loggers, name, png_image(png), summary.iteration)
+
     @staticmethod
     def _log_histograms(trainer: Trainer, summary: IterationSummary) -> None:
         distributions = {
             "posterior": summary.posteriors,
             "ess": summary.ess,
             "shift": summary.shifts,
+            "scale": summary.scales,
             "class_size": summary.counts.float(),
         }
-        for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
-                continue
-            for name, values in distributions.items():
-                finite = values[torch.isfinite(values)]
-                if len(finite):
-                    path = f"distribution/{name}"
-                    logger.experiment.add_histogram(path, finite.numpy(), summary.iteration)
+        for name, values in distributions.items():
+            finite = values[torch.isfinite(values)]
+            if len(finite):
+                path = f"distribution/{name}"
+                log_histogram(trainer.loggers, path, finite.numpy(), summary.iteration)
 
 
 def metrics_of(summary: IterationSummary) -> dict[str, float]:
@@ -101,7 +127,37 @@ def metrics_of(summary: IterationSummary) -> dict[str, float]:
         "mean_ess": _mean(summary.ess),
         "median_resolution": float(resolution.median()) if len(resolution) else math.nan,
         "best_resolution": float(resolution.min()) if len(resolution) else math.nan,
+        "unchanged": summary.unchanged,
+        "log_likelihood": summary.log_likelihood,
+        "mean_scale": _mean(summary.scales),
+        "scale_deviation": float(summary.scales.double().std(correction=0)),
+        "mean_shift": _mean(summary.shifts),
+        "memory_gb": peak_memory() / 1e9,
     }
+
+
+def peak_memory() -> float:
+    """Most memory that the process has held so far, that of a GPU if it computes on one (byte)."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return float(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def spectra_of(summary: IterationSummary) -> list[dict[str, float]]:
+    """The rows of an iteration in spectra.csv, one per ring.
+
+    ``frc`` is the mean over the particles, ``noise_1`` the noise power of the first optics group,
+    ``frequency`` in 1/Angstrom.
+    """
+    share = (summary.counts / summary.counts.sum()).to(summary.frc)
+    columns = [summary.frequency, share @ summary.frc.nan_to_num(), *summary.noise]
+    names = ["frequency", "frc", *(f"noise_{g + 1}" for g in range(len(summary.noise)))]
+    table = torch.stack([column.double() for column in columns], dim=1)
+    return [
+        {"iteration": float(summary.iteration), **dict(zip(names, row, strict=True))}
+        for row in table.tolist()
+    ]
 
 
 def _mean(values: Tensor) -> float:
@@ -109,17 +165,22 @@ def _mean(values: Tensor) -> float:
 
 
 def append_row(path: Path, row: Mapping[str, float]) -> None:
-    """Write a row into the table, in place of any row of the same or a later iteration.
+    """Write a row into the table; see :func:`append_rows`."""
+    append_rows(path, [row])
+
+
+def append_rows(path: Path, new: Sequence[Mapping[str, float]]) -> None:
+    """Write rows of one iteration in place of any of the same or a later one.
 
     So a resumed run leaves one complete table. The file is replaced whole: a reader never sees
     half a row.
     """
-    rows = [old for old in read_rows(path) if old["iteration"] < row["iteration"]]
+    rows = [old for old in read_rows(path) if old["iteration"] < new[0]["iteration"]]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(row)
-    for values in [*rows, row]:
-        writer.writerow(f"{values.get(name, math.nan):.6g}" for name in row)
+    writer.writerow(new[0])
+    for values in [*rows, *new]:
+        writer.writerow(f"{values.get(name, math.nan):.6g}" for name in new[0])
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
 

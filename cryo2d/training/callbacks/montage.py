@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from cryo2d.training.callbacks.run import run_of
 from cryo2d.training.drawing.classes import ClassTable
 from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
 from cryo2d.training.drawing.style import image_png
+from cryo2d.training.loggers import log_image
 from cryo2d.types import IterationSummary
 
 
@@ -45,7 +44,7 @@ class Montage(Callback):
         folder = Path(trainer.default_root_dir, "images")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"iteration_{summary.iteration:03d}.png").write_bytes(image_png(image))
-        log_image(trainer, "classes", image, summary.iteration)
+        log_image(trainer.loggers, "classes", image, summary.iteration)
 
 
 def subtitle(summary: IterationSummary) -> str:
@@ -60,15 +59,3 @@ def subtitle(summary: IterationSummary) -> str:
             f"uncertainty {summary.uncertainty:.2f}",
         ]
     )
-
-
-def log_image(trainer: Trainer, name: str, image: np.ndarray, step: int) -> None:
-    """Hand a picture ``[y x 3]`` (uint8) to every logger that can show one."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, image, step, dataformats="HWC")
-        elif isinstance(logger, WandbLogger):
-            # uint8: wandb casts without scaling, floats would come out black
-            logger.log_image(name, [image], step=step)
-        elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, image, f"{name}/{step:03d}.png")
