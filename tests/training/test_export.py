@@ -14,6 +14,7 @@ from cryo2d.io.mrc import read_header, write_stack
 from cryo2d.io.particles import Excluded, read_particles
 from cryo2d.training.callbacks.export import Export, given_settings
 from cryo2d.training.callbacks.metrics import Metrics
+from cryo2d.training.objectives import OBJECTIVES
 
 PARTICLES, UNUSABLE = 120, 4
 
