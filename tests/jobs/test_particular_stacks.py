@@ -7,7 +7,7 @@ import pytest
 import starfile
 from guided import BOX, PIXEL, SHORT, altered, from_views, made
 from omegaconf import OmegaConf
-from truth import Stack, classified, composed, free_pose, purity, views_found
+from truth import Stack, classified, composed, free_pose, pose_errors, purity, views_found
 
 from cryo2d.errors import InputError
 from cryo2d.io.mrc import read_images, write_stack
@@ -148,3 +148,24 @@ def test_negative_stain_needs_no_ctf(tmp_path):
     found = classified(stack, "experiment=negative_stain", *small)
     assert views_found(found, stack) >= 5
     assert purity(found, stack) > 0.8
+
+
+def test_classes_at_the_poses_of_the_file(tmp_path):
+    stack = made(tmp_path, snr=0.5)
+    settings = ["model.num_classes=8", "model.align=false", "optimizer.iterations=8"]
+    settings += ["model.max_resolution=10", "optimizer.batch_per_class=30"]
+    with pytest.raises(InputError, match="rlnAnglePsi"):
+        classified(stack, *settings)
+    psi, shift = stack.truth["psi"] % 360.0, -stack.truth["shift"] * stack.pixel
+    tables = starfile.read(stack.star, always_dict=True)
+    tables["particles"]["rlnAnglePsi"] = psi
+    tables["particles"][["rlnOriginXAngst", "rlnOriginYAngst"]] = shift
+    starfile.write(tables, stack.star, overwrite=True)
+    found = classified(stack, *settings)
+    # nothing was turned or moved, and random subsets became views all the same
+    turn = np.degrees(found.psi) - psi
+    assert float(np.abs((turn + 180.0) % 360.0 - 180.0).max()) < 1e-2
+    np.testing.assert_allclose(found.shift * stack.pixel, shift, atol=1e-2)
+    assert purity(found, stack) > 0.9
+    errors = pose_errors(found, stack)
+    assert errors.right > 0.9
