@@ -31,6 +31,7 @@ OPTIONS = sorted(
 NEEDED = {
     "convert": ["data.path=particles.star"],
     "deduplicate": ["data.path=particles.star"],
+    "rank": ["run=outputs/classify/run"],
     "rebalance": ["run=outputs/classify/run"],
     "relion": ["data.path=particles.star"],
     "select": ["run=outputs/classify/run"],

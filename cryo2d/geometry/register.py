@@ -66,16 +66,24 @@ class Registrar:
         length = power.sqrt()[:, None, None]
         return torch.where(length > 0, harmonics / length.clamp(min=1e-20), 0.0)
 
-    def all_pairs(self, harmonics: Tensor) -> Registration:
-        """Poses of all pairs ``[k k]``: row, the first image; column, the second, which moves."""
-        count = len(harmonics)
+    def all_pairs(self, harmonics: Tensor, others: Tensor | None = None) -> Registration:
+        """Poses of all pairs: row, the first image; column, the second, which moves.
+
+        Args:
+            harmonics: of the first images ``[k m s]``.
+            others: of the second ones ``[j m s]``; None for the same.
+
+        Returns:
+            ``[k j]``.
+        """
+        others = harmonics if others is None else others
         shifts = self._shifts(self.max_shift, self.step).to(harmonics.device)
         turns = 2 * self.grid.num_angles
-        per_image = len(shifts) * (2 * count * turns + 4 * harmonics[0].numel())
+        per_image = len(shifts) * (2 * len(harmonics) * turns + 4 * harmonics[0].numel())
         block = max(1, int(_PAIR_BYTES / (8 * per_image)))
         columns = [
-            self._best(harmonics, harmonics[start : start + block], shifts, turns)
-            for start in range(0, count, block)
+            self._best(harmonics, others[start : start + block], shifts, turns)
+            for start in range(0, len(others), block)
         ]
         return _joined(columns, dim=1)
 

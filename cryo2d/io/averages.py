@@ -8,7 +8,7 @@ import numpy as np
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.atomic import atomic_write
-from cryo2d.io.carried import loop_text
+from cryo2d.io.carried import loop_text, quoted
 from cryo2d.io.cs import build, write_array
 from cryo2d.io.digits import general
 from cryo2d.io.loop import read_loop
@@ -24,6 +24,9 @@ STAR_LABELS = {
     "class_number": "rlnClassNumber",
 }
 """Columns that RELION has a label for; any other becomes ``cryo2d`` and its name in capitals."""
+
+TEXTS = ("cryo2dReason",)
+"""Labels of columns that hold words."""
 
 GENERAL, CLASSES, FRC = "model_general", "model_classes", "class_frc"
 ITERATION = "rlnCurrentIteration"
@@ -52,7 +55,8 @@ class ClassAverages:
         pixel_size: (Angstrom).
         columns: values of each class ``[k]``. ``count`` (particles) gives the ``share`` of each
             class unless that is given; ``resolution`` (Angstrom) is RELION's and cryoSPARC's
-            estimated resolution; all others become extra columns under their own name.
+            estimated resolution; all others become extra columns under their own name. Words are
+            byte strings, and only ``reason`` is read back.
         rings: ring correlations, or None.
         iteration: the 1-based iteration that made them, or None.
     """
@@ -133,11 +137,14 @@ def read_class_averages(folder: str | Path, *, name: str = NAME) -> ClassAverage
 
     def numbers(block: str) -> dict[str, np.ndarray]:
         labels = read_labels(data, blocks[block], str(path)).labels
-        wanted = [label for label in labels if label != "rlnReferenceImage"]
+        wanted = [label for label in labels if label not in ("rlnReferenceImage", *TEXTS)]
         return read_loop(data, blocks[block], str(path), numbers=wanted).numbers
 
     head = numbers(GENERAL)
     columns = {column_name(label): values for label, values in numbers(CLASSES).items()}
+    words = read_loop(data, blocks[CLASSES], str(path), names=TEXTS).names
+    for label, (codes, texts) in words.items():
+        columns[column_name(label)] = np.array([text.encode() for text in texts], bytes)[codes]
     stack = path.with_suffix(".mrcs")
     images = read_images(stack)
     count = len(next(iter(columns.values()), images))
@@ -172,13 +179,18 @@ def _star(averages: ClassAverages, stack: str) -> bytes:
         head[ITERATION] = general(np.array([averages.iteration]))
     names = [b"%06d@%s" % (k + 1, stack.encode()) for k in range(number)]
     classes = {"rlnReferenceImage": np.array(names)}
-    classes |= {star_label(name): general(column) for name, column in averages.columns.items()}
+    classes |= {star_label(name): _text(column) for name, column in averages.columns.items()}
     parts = {GENERAL: head, CLASSES: classes}
     if averages.rings is not None and averages.rings.frc.size:
         numbers = averages.columns.get("class_number", np.arange(1, number + 1))
         parts[FRC] = _frc_columns(averages.rings, numbers)
     text = [loop_text(name, from_columns(columns)) for name, columns in parts.items()]
     return b"# written by cryo2d\n\n" + b"\n".join(text)
+
+
+def _text(column: np.ndarray) -> np.ndarray:
+    """A column as byte strings ``[n]``."""
+    return quoted(column) if column.dtype.kind == "S" else general(column)
 
 
 def _frc_columns(rings: Rings, classes: np.ndarray) -> dict[str, np.ndarray]:

@@ -59,6 +59,14 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         InputError: for anything wrong with the particles or with settings that depend on them.
         EnvironmentFault: if they do not fit into memory, or the device is missing.
     """
+    module = fitted(cfg, run_dir)
+    assert module.summary is not None
+    assert module.assignments is not None
+    return OBJECTIVES[cfg.get("objective", USUAL)](module.summary, module.assignments)
+
+
+def fitted(cfg: DictConfig, run_dir: Path) -> Classification:
+    """The module of a classification after its last iteration; arguments and errors as ``run``."""
     cfg, checkpoint = resumed(cfg)
     torch.set_num_threads(threads_of(cfg))
     pl.seed_everything(cfg.seed, verbose=False)
@@ -91,9 +99,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         pixel_size=frame.pixel_size,
     )
     trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
-    assert module.summary is not None
-    assert module.assignments is not None
-    return OBJECTIVES[cfg.get("objective", USUAL)](module.summary, module.assignments)
+    return module
 
 
 def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:

@@ -1,7 +1,7 @@
 """The demo's molecules: made up, but built and sized like the real machines they resemble."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -180,13 +180,15 @@ _BUILDERS: tuple[Callable[[Generator], tuple[str, Beads]], ...] = (
 NAMES = tuple(builder.__name__ for builder in _BUILDERS)
 
 
-def molecules(number: int = len(_BUILDERS)) -> list[Phantom]:
-    """The first of the demo's molecules, the same ones every time."""
-    assert 1 <= number <= len(_BUILDERS), number
+def molecules(which: int | Sequence[str] = NAMES) -> list[Phantom]:
+    """The demo's molecules of these names, or the first so many; the same ones every time."""
+    names = NAMES[:which] if isinstance(which, int) else which
+    assert names, which
     built = []
-    for index, builder in enumerate(_BUILDERS[:number]):
-        symmetry, beads = builder(np.random.default_rng(index))
-        built.append(Phantom.from_beads(builder.__name__, symmetry, beads))
+    for name in names:
+        index = NAMES.index(name)
+        symmetry, beads = _BUILDERS[index](np.random.default_rng(index))
+        built.append(Phantom.from_beads(name, symmetry, beads))
     return built
 
 

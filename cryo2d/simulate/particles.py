@@ -111,14 +111,14 @@ def simulate(out_dir: Path, **settings: Any) -> Path:
 
 def _molecules(recipe: Recipe, rng: Generator) -> Layout:
     """Single molecules, two never closer than a box."""
-    phantoms = molecules(recipe.num_molecules)
+    phantoms = molecules(recipe.species)
     views = None
     if recipe.views is not None:
         views = np.stack([distinct_views(phantom, recipe.views, rng) for phantom in phantoms])
     poses = place_particles(
         recipe.num_particles,
         views,
-        recipe.num_molecules,
+        len(phantoms),
         recipe.junk_fraction,
         recipe.shift_sigma / recipe.pixel_size,
         recipe.scale_spread,

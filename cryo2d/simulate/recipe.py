@@ -1,5 +1,6 @@
 """The settings of a simulation, in the units users write."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryo2d.errors import InputError, Problem
@@ -17,6 +18,7 @@ class Recipe:
         box: image size (pixel), even.
         pixel_size: Angstrom.
         num_molecules: the first so many of ``cryo2d.simulate.molecules``, in equal shares.
+        molecules: names of molecules in place of the first ``num_molecules``; null for those.
         num_tubes: kinds of helical tubes in place of molecules, the first so many of
             ``cryo2d.simulate.filaments``, in equal shares; 0 for molecules.
         tube_step: between two picks along a tube (Angstrom).
@@ -49,6 +51,7 @@ class Recipe:
     box: int = 64
     pixel_size: float = 3.0
     num_molecules: int = 4
+    molecules: Sequence[str] | str | None = None
     num_tubes: int = 0
     tube_step: float = 40.0
     views: int | None = 5
@@ -72,6 +75,13 @@ class Recipe:
     float16: bool = False
     seed: int = 0
 
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Names of the molecules."""
+        if self.molecules is None:
+            return NAMES[: self.num_molecules]
+        return (self.molecules,) if isinstance(self.molecules, str) else tuple(self.molecules)
+
     def __post_init__(self) -> None:
         known = len(NAMES)
         checks = {
@@ -79,6 +89,10 @@ class Recipe:
             "box": (self.box >= 16 and self.box % 2 == 0, "an even number, at least 16"),
             "pixel_size": (self.pixel_size > 0, "more than 0"),
             "num_molecules": (1 <= self.num_molecules <= known, f"1 to {known}"),
+            "molecules": (
+                len(self.species) > 0 and set(self.species) <= set(NAMES),
+                f"names of {', '.join(NAMES)}",
+            ),
             "num_tubes": (0 <= self.num_tubes <= len(TUBES), f"0 to {len(TUBES)}"),
             "tube_step": (self.tube_step > 0, "more than 0"),
             "views": (self.views is None or 1 <= self.views <= MAX_VIEWS, f"1 to {MAX_VIEWS}"),

@@ -63,12 +63,16 @@ class Classification:
 
         ``class`` counts from 1 as rlnClassNumber does; ``count`` particles; ``weight`` share of
         the particles; ``resolution`` (Angstrom, inf where there is none); ``ess`` and
-        ``posterior``, means over the members; and whatever else the averages came with.
+        ``posterior``, means over the members; and whatever other numbers the averages came with.
         """
         columns = {"class": np.arange(1, len(self) + 1), **self.averages.columns}
         if "share" in columns:
             columns["weight"] = columns.pop("share")
-        return {name: np.asarray(values, np.float64) for name, values in columns.items()}
+        return {
+            name: np.asarray(values, np.float64)
+            for name, values in columns.items()
+            if np.asarray(values).dtype.kind != "S"
+        }
 
     def require_finished(self) -> None:
         """Refuse a run whose particles have not been written.

@@ -3,9 +3,11 @@
 import logging
 import math
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cryo2d.data.outcome import DuplicateRule, Outcome, settle
 from cryo2d.io.atomic import atomic_write
-from cryo2d.io.averages import write_class_averages
+from cryo2d.io.averages import ClassAverages, write_class_averages
 from cryo2d.io.particles import ParticleTable, write_particles
 from cryo2d.training.callbacks.averages import class_averages
 from cryo2d.training.callbacks.metrics import read_rows
@@ -28,6 +30,21 @@ from cryo2d.training.objectives import OBJECTIVES
 from cryo2d.types import IterationSummary
 
 log = logging.getLogger(__name__)
+
+
+class Scores(Protocol):
+    """What a ranker thinks of classes."""
+
+    @property
+    def score(self) -> np.ndarray:
+        """0 (bad) to 1 (good) ``[k]``."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What speaks against each class, in words ``[k]``."""
+
+    def added_to(self, classes: ClassAverages) -> ClassAverages:
+        """The averages with both as columns."""
 
 
 class Export(Callback):
@@ -47,6 +64,7 @@ class Export(Callback):
         plot_order: str = "similarity",
         mask_diameter: float | None = None,
         seed: int | None = None,
+        ranker: Callable[[ClassAverages], Scores] | None = None,
     ) -> None:
         """Set what is done after the last iteration.
 
@@ -58,6 +76,7 @@ class Export(Callback):
             plot_order: of classes.png, ``similarity`` or ``size``.
             mask_diameter: circle in which contrast and similarity are measured (Angstrom).
             seed: of the run, for the manifest.
+            ranker: scores the classes; None for no scores.
 
         Raises:
             ValueError: an order that does not exist.
@@ -69,6 +88,7 @@ class Export(Callback):
         self.plot_order = plot_order
         self.mask_diameter = mask_diameter
         self.seed = seed
+        self.ranker = ranker
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write everything; the manifest comes last."""
@@ -87,6 +107,11 @@ class Export(Callback):
         half = run.halves.cpu().numpy()
         outcome = settle(data.table, data.excluded, found, half, self.rule, folder)
         table = ClassTable.of_members(summary, found, outcome.keep)
+        averages = class_averages(summary, table, run.pixel_size)
+        if self.ranker is not None:
+            scores = self.ranker(averages)
+            table = replace(table, score=scores.score, reason=scores.reasons)
+            averages = scores.added_to(averages)
         gallery = Gallery(
             summary=summary,
             table=table,
@@ -98,7 +123,7 @@ class Export(Callback):
             mask_diameter=self.mask_diameter,
         )
         files = write_particle_files(folder, outcome)
-        files += write_class_averages(folder, class_averages(summary, table, run.pixel_size))
+        files += write_class_averages(folder, averages)
         pictures = gallery.draw()
         files += write_pictures(folder, pictures)
         log_image(trainer.loggers, "classes_final", gallery.montage, summary.iteration)

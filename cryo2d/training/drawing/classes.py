@@ -17,6 +17,8 @@ class ClassTable:
         resolution_half: where it falls below 0.5 (Angstrom).
         ess: mean effective number of classes of the members.
         posterior: mean posterior of the members.
+        score: 0 (bad) to 1 (good), or None where classes are not ranked.
+        reason: what speaks against each class; empty without scores.
 
     All but the count are nan for an empty class.
     """
@@ -26,6 +28,8 @@ class ClassTable:
     resolution_half: np.ndarray
     ess: np.ndarray
     posterior: np.ndarray
+    score: np.ndarray | None = None
+    reason: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.count)
@@ -94,6 +98,8 @@ class ClassTable:
         names = ("class", "particles", "%", "res. (A)", "ESS", "posterior")
         head = " ".join(f"{n:>{w}}" for n, w in zip(names, (5, 10, 6, 9, 6, 10), strict=True))
         lines = [head, "-" * len(head)]
+        if self.score is not None:
+            lines = [head + "  score", lines[1] + "-" * 7]
         order = self.by_count() if order is None else order
         share = self.share
         for k in order[:limit]:
@@ -101,6 +107,7 @@ class ClassTable:
                 f"{k + 1:>5} {self.count[k]:>10,} {share[k]:>6.2f} "
                 f"{number(self.resolution[k], 1):>9} "
                 f"{number(self.ess[k], 2):>6} {number(self.posterior[k], 3):>10}"
+                + ("" if self.score is None else f" {self.score[k]:>6.2f}")
                 + ("   empty" if self.count[k] == 0 else "")
             )
         if len(order) > limit:

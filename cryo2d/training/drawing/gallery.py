@@ -121,6 +121,7 @@ class Gallery:
 MONTAGE = (
     "Below each average: particles and class number; resolution where the half-set FRC falls "
     "below 0.143 and mean effective number of classes of its particles (ESS; 1 is certain). "
+    "Score: the chance of a good class, by what its average looks like. "
     "Grey levels are set class by class; solvent, and all beyond the mask, is the same grey."
 )
 COURSE = (

@@ -86,7 +86,7 @@ def draw_montage(
     levels = grey_levels(averages, radius)
     text = max(9, round(0.085 * tile))
     columns, gap, margin = grid_columns(len(order)), max(6, tile // 14), round(0.16 * tile)
-    cell = tile + 3 * text + gap
+    cell = tile + 3 * text + gap + (0 if table.score is None else round(1.25 * text))
     # room for the title over a grid of one or two columns
     columns = max(columns, min(3, len(order)))
     rows = math.ceil(len(order) / columns)
@@ -139,6 +139,10 @@ def _caption(
     draw.text((left, second), resolution, style.INK, style.font(small))
     ess = f"ESS {number(table.ess[k], 1)}"
     draw.text((right, second), ess, style.MUTED, style.font(small), anchor="ra")
+    if table.score is not None:
+        place = (left, second + round(1.25 * size))
+        ink = style.WARNING if table.score[k] < 0.5 else style.INK
+        draw.text(place, f"score {table.score[k]:.2f}", ink, style.font(small))
 
 
 def _header(draw: ImageDraw.ImageDraw, left: int, size: int, title: str, subtitle: str) -> None:

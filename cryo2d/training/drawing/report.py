@@ -23,6 +23,7 @@ CLASS_LABELS = (
     "mean ESS",
     "mean posterior",
 )
+SCORE_LABELS = ("score", "against it")
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,11 @@ def class_table(
             cell(table.ess[k], 2),
             cell(table.posterior[k], 3),
         ]
+        if table.score is not None:
+            cells += [cell(table.score[k], 2), (table.reason[k], table.reason[k])]
         rows.append(Row(cells, b"" if empty else thumbnail(levels[k]), empty))
-    return Table("Table of classes", CLASS_LABELS, rows, pictures=True)
+    labels = CLASS_LABELS if table.score is None else (*CLASS_LABELS, *SCORE_LABELS)
+    return Table("Table of classes", labels, rows, pictures=True)
 
 
 def cell(value: float | int, digits: int = 0) -> tuple[str, str]:

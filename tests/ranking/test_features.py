@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from averages import classes
+
+from cryo2d.ranking.features import FEATURES, class_features
+
+
+def test_a_quarter_turn_and_a_mirror_change_nothing():
+    # about the centre of an odd box no pixel is left over
+    one = classes(box=65)
+    turned = replace(one, images=np.rot90(one.images, axes=(1, 2)).copy())
+    mirrored = replace(one, images=one.images[:, ::-1].copy())
+    for other in (turned, mirrored):
+        for name, values in class_features(other).items():
+            np.testing.assert_allclose(
+                values, class_features(one)[name], atol=0.02, rtol=0.02, err_msg=name
+            )
+
+
+def test_the_contrast_changes_nothing():
+    one = classes()
+    for name, values in class_features(replace(one, images=one.images * 37.0)).items():
+        np.testing.assert_allclose(values, class_features(one)[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("pixel_size", [1.0, 6.0])
+def test_the_unit_of_length_changes_nothing(pixel_size):
+    one, other = classes(pixel_size=3.0), classes(pixel_size=pixel_size)
+    for name, values in class_features(other).items():
+        np.testing.assert_allclose(values, class_features(one)[name], atol=1e-6, err_msg=name)
+
+
+def test_a_finer_pixel_changes_little():
+    coarse, fine = (class_features(classes(box=box)) for box in (64, 96))
+    for name in ("off_centre", "size", "agreement", "rim", "edges", "pieces"):
+        np.testing.assert_allclose(fine[name][:4], coarse[name][:4], atol=0.25, err_msg=name)
+
+
+def test_every_feature_is_there_with_what_is_unknown_as_nan():
+    one = classes()
+    bare = class_features(replace(one, columns={}, rings=None))
+    assert list(bare) == list(FEATURES)
+    unknown = {name for name, values in bare.items() if np.isnan(values).all()}
+    assert {"resolution", "agreement", "certainty", "ambiguity", "unsupported"} <= unknown
+    assert np.isfinite(bare["edges"]).all()
+    assert all(len(values) == len(one) for values in bare.values())
+
+
+def test_each_flaw_moves_its_feature():
+    found = class_features(classes())
+    view, blurred, moved, crowded, noise = range(5)
+    assert found["edges"][blurred] < found["edges"][view] - 0.2
+    assert found["off_centre"][moved] > found["off_centre"][view] + 0.3
+    assert found["pieces"][crowded] > found["pieces"][view]
+    assert found["unsupported"][noise] > found["unsupported"][view]
+    assert found["resolution"][noise] < found["resolution"][view]
