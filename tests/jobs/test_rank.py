@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,8 @@ def test_classes_are_selected_by_their_score(tmp_path):
 
 def test_another_ranker_gives_other_scores(tmp_path):
     before = finished_run(tmp_path / "run")
-    text = read_ranker().text().replace('"offset": ', '"offset": 1')
-    (tmp_path / "other.json").write_text(text)
+    other = replace(read_ranker(), offset=read_ranker().offset - 3.0)
+    (tmp_path / "other.json").write_text(other.text())
     ranked(before.folder, tmp_path / "one")
     ranked(before.folder, tmp_path / "two", f"ranker={tmp_path / 'other.json'}")
     one, two = (read_class_averages(tmp_path / n).columns["score"] for n in ("one", "two"))
