@@ -59,15 +59,21 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         InputError: for anything wrong with the particles or with settings that depend on them.
         EnvironmentFault: if they do not fit into memory, or the device is missing.
     """
-    module = fitted(cfg, run_dir)
+    cfg, checkpoint = resumed(cfg)
+    module = fitted(cfg, run_dir, checkpoint)
     assert module.summary is not None
     assert module.assignments is not None
     return OBJECTIVES[cfg.get("objective", USUAL)](module.summary, module.assignments)
 
 
-def fitted(cfg: DictConfig, run_dir: Path) -> Classification:
-    """The module of a classification after its last iteration; arguments and errors as ``run``."""
-    cfg, checkpoint = resumed(cfg)
+def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Classification:
+    """The module of a classification after its last iteration; errors as ``run``.
+
+    Args:
+        cfg: composed configuration of the job.
+        run_dir: folder that everything is written to.
+        checkpoint: to go on from.
+    """
     torch.set_num_threads(threads_of(cfg))
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cryo2d.errors import InputError, Problem
+from cryo2d.jobs.conflicts import COMMAND_LINE, as_typed, conflicts
 from cryo2d.jobs.rules import (
     Choice,
     Condition,
@@ -28,7 +29,6 @@ from cryo2d.jobs.rules import (
 )
 from cryo2d.jobs.sweep import DIRECTION
 
-COMMAND_LINE = "command line"
 OPEN = (Object, Objects)
 
 RUN: Mapping[str, Rule] = {
@@ -257,31 +257,6 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
     },
 }
 
-# How two settings compare where neither is null.
-ORDERED = (
-    ("data.window_inner", "<", "data.window_outer"),
-    ("model.mask_diameter", "<", "model.mask_diameter_outer"),
-    ("model.max_align_resolution", "<", "model.min_align_resolution"),
-    ("simulation.defocus_min", "<=", "simulation.defocus_max"),
-    ("simulation.num_optics_groups", "<=", "simulation.num_micrographs"),
-)
-
-# Switches that are part of another one.
-PARTS = (
-    ("model.non_negative", "model.clamp_solvent"),
-    ("model.align_filaments", "model.align"),
-)
-
-# Settings that do nothing beside another: a key, its value that asks for nothing, the other key
-# and whether that one is set.
-IDLE = (
-    ("model.recenter_binary", False, "model.recenter", False),
-    ("model.full_frc", True, "model.frc_regularizer", False),
-    ("model.initial_scale", 1, "model.initial_references", True),
-    ("model.force_max", None, "model.align", False),
-    ("model.max_shift", None, "model.align", False),
-)
-
 
 def is_known(job: str, key: str) -> bool:
     """Whether a dotted key is a setting of the job, a group of them, or part of a free object."""
@@ -349,43 +324,7 @@ def problems(job: str, cfg: DictConfig) -> Iterator[Problem]:
         elif not rule.accepts(values[key]):
             shown = f"{key}={as_typed(values[key])}"
             yield Problem(COMMAND_LINE, shown, rule.expected, f"correct {key}")
-    for small, sign, large in ORDERED:
-        low, high = values.get(small), values.get(large)
-        if not isinstance(low, int | float) or not isinstance(high, int | float):
-            continue
-        if low > high or (sign == "<" and low == high):
-            shown = f"{small}={low} and {large}={high}"
-            yield Problem(COMMAND_LINE, shown, f"{small} {sign} {large}", "change one of them")
-    yield from _filament_problems(values)
-    yield from _idle_problems(values)
-    for part, whole in PARTS:
-        if values.get(part) is True and values.get(whole) is False:
-            shown = f"{part}=true and {whole}=false"
-            yield Problem(COMMAND_LINE, shown, f"{part} only with {whole}", f"add {whole}=true")
-
-
-def _idle_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Settings that would change nothing because of another one."""
-    for key, usual, other, is_set in IDLE:
-        value, beside = values.get(key, usual), values.get(other)
-        if key in values and value != usual and (beside not in (None, False)) == is_set:
-            shown = f"{key}={as_typed(value)} and {other}={as_typed(beside)}"
-            expected = f"{key}={as_typed(usual)} beside {other}={as_typed(beside)}"
-            yield Problem(COMMAND_LINE, shown, expected, f"leave {key} out or change {other}")
-
-
-def _filament_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Averages are turned upright in the second-last iteration; a full pass has to follow it."""
-    online, full = (values.get(f"optimizer.{n}iterations") for n in ("", "full_"))
-    if values.get("model.align_filaments") is not True or not isinstance(full, int):
-        return
-    if full < 1 or online == 0 and full < 2:
-        yield Problem(
-            COMMAND_LINE,
-            f"model.align_filaments=true and optimizer.full_iterations={full}",
-            "an iteration that turns the averages and a full one after it",
-            f"set optimizer.full_iterations={full + 1}",
-        )
+    yield from conflicts(values)
 
 
 def _leaves(
@@ -403,10 +342,3 @@ def _leaves(
             yield key, OmegaConf.to_container(value, resolve=False)
         else:
             yield key, value
-
-
-def as_typed(value: object) -> str:
-    """A value as it is typed on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

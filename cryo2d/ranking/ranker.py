@@ -200,8 +200,9 @@ def read_ranker(path: str | Path | None = None) -> Ranker:
     if strange:
         raise _no_ranker(name, f"unknown features {', '.join(sorted(strange))}")
     units = ranker.bias.size
-    sizes = dict.fromkeys(("mean", "deviation", "typical"), (len(ranker.features),))
-    sizes |= {"first": (len(ranker.features), units), "second": (units,)}
+    number = len(ranker.features)
+    sizes: dict[str, tuple[int, ...]] = {"first": (number, units), "second": (units,)}
+    sizes |= dict.fromkeys(("mean", "deviation", "typical"), (number,))
     for part, size in sizes.items():
         if arrays[part].shape != size:
             raise _no_ranker(name, f"{part} of shape {arrays[part].shape}, expected {size}")
