@@ -86,7 +86,9 @@ def test_montage_order_moves_the_tiles():
     assert (straight != turned).any()
     by_hand = draw_montage(
         pictures[order],
-        ClassTable(*(values[order] for values in vars(table).values() if np.ndim(values))),
+        ClassTable(
+            *(values[order] for values in vars(table).values() if isinstance(values, np.ndarray))
+        ),
         pixel_size=3.0,
         title="",
         order=np.arange(4),

@@ -10,8 +10,10 @@ from cryosparc.dataset import Dataset
 from fake_run import BOX, CLASSES, FakeData, FakeModule, make_assignments, make_table
 from PIL import Image
 
+from cryo2d.io.averages import read_class_averages
 from cryo2d.io.mrc import read_header, write_stack
 from cryo2d.io.particles import Excluded, read_particles
+from cryo2d.ranking.ranker import read_ranker
 from cryo2d.training.callbacks.export import Export, given_settings
 from cryo2d.training.callbacks.metrics import Metrics
 from cryo2d.training.objectives import OBJECTIVES
@@ -60,6 +62,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StackData]
     data = StackData(base)
     _finish(folder, data, min_separation=25.0, seed=7)
     return folder, data
+
+
+def test_a_ranker_scores_the_classes(finished: tuple[Path, StackData], tmp_path: Path):
+    folder, data = finished
+    _finish(tmp_path, data, ranker=read_ranker(), remove_duplicates=False)
+    columns = read_class_averages(tmp_path).columns
+    assert ((columns["score"] >= 0) & (columns["score"] <= 1)).all()
+    assert columns["reason"][-1] == b"no particles"
+    assert "against it" in (tmp_path / "report.html").read_text()
+    picture, plain = (Image.open(path / "classes.png") for path in (tmp_path, folder))
+    assert picture.height > plain.height
+    assert "score" not in read_class_averages(folder).columns
+    assert "against it" not in (folder / "report.html").read_text()
 
 
 def test_every_file_is_there_and_as_the_manifest_says(finished: tuple[Path, StackData]):

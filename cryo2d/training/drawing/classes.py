@@ -97,9 +97,8 @@ class ClassTable:
         """
         names = ("class", "particles", "%", "res. (A)", "ESS", "posterior")
         head = " ".join(f"{n:>{w}}" for n, w in zip(names, (5, 10, 6, 9, 6, 10), strict=True))
+        head += "" if self.score is None else "  score"
         lines = [head, "-" * len(head)]
-        if self.score is not None:
-            lines = [head + "  score", lines[1] + "-" * 7]
         order = self.by_count() if order is None else order
         share = self.share
         for k in order[:limit]:
