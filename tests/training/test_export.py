@@ -71,8 +71,8 @@ def test_a_ranker_scores_the_classes(finished: tuple[Path, StackData], tmp_path:
     assert ((columns["score"] >= 0) & (columns["score"] <= 1)).all()
     assert columns["reason"][-1] == b"no particles"
     assert "against it" in (tmp_path / "report.html").read_text()
-    picture, plain = (Image.open(path / "classes.png") for path in (tmp_path, folder))
-    assert picture.height > plain.height
+    heights = [(path / "classes.png").read_bytes()[20:24] for path in (tmp_path, folder)]
+    assert heights[0] > heights[1]
     assert "score" not in read_class_averages(folder).columns
     assert "against it" not in (folder / "report.html").read_text()
 

@@ -107,11 +107,7 @@ class Export(Callback):
         half = run.halves.cpu().numpy()
         outcome = settle(data.table, data.excluded, found, half, self.rule, folder)
         table = ClassTable.of_members(summary, found, outcome.keep)
-        averages = class_averages(summary, table, run.pixel_size)
-        if self.ranker is not None:
-            scores = self.ranker(averages)
-            table = replace(table, score=scores.score, reason=scores.reasons)
-            averages = scores.added_to(averages)
+        averages, table = self._ranked(class_averages(summary, table, run.pixel_size), table)
         gallery = Gallery(
             summary=summary,
             table=table,
@@ -141,6 +137,16 @@ class Export(Callback):
         self._write_report(folder, gallery, pictures, outcome, counts, files)
         self._write_manifest(folder, files, counts, data.table, summary, judged)
         self._print(folder, table)
+
+    def _ranked(
+        self, averages: ClassAverages, table: ClassTable
+    ) -> tuple[ClassAverages, ClassTable]:
+        """Both with the scores of the classes, if there is a ranker."""
+        if self.ranker is None:
+            return averages, table
+        scores = self.ranker(averages)
+        ranked = replace(table, score=scores.score, reason=scores.reasons)
+        return scores.added_to(averages), ranked
 
     def _table_order(self, table: ClassTable) -> np.ndarray:
         return table.by_count() if self.sort else np.arange(len(table))
