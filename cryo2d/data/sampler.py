@@ -1,9 +1,21 @@
 """Which particles each iteration visits."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Plan(Protocol):
+    """Which iterations there are."""
+
+    @property
+    def total(self) -> int:
+        """Number of iterations."""
+
+    def is_full(self, iteration: int) -> bool:
+        """Whether an iteration visits every particle at the end of the run."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from cryo2d.physics.preprocess import TRANSFER, working_box
 from cryo2d.training.assembly import Frame
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
 from cryo2d.training.datamodule import Particles
+from cryo2d.training.live import LiveParticles
 from cryo2d.training.loggers import log_settings
 from cryo2d.training.module import Classification, EmSettings
 from cryo2d.training.objectives import OBJECTIVES, USUAL
@@ -291,7 +292,7 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
 
 def first_model(
     cfg: DictConfig,
-    particles: Particles,
+    particles: Particles | LiveParticles,
     frame: Frame,
     known: KeepPoses | None,
     given: Tensor | None,

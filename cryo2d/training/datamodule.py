@@ -58,6 +58,15 @@ class BatchStream:
                 yield ahead.result()
 
 
+def batch_size_of(grid: PolarGrid, device: torch.device) -> int:
+    """Particles handled at once: what keeps the local search within its share of memory."""
+    per_particle = grid.num_angles * grid.num_rings * 8 * 16
+    memory = 6e8
+    if device.type == "cuda":
+        memory = 0.1 * torch.cuda.mem_get_info(device)[0]
+    return int(min(8192, max(32, memory / per_particle)))
+
+
 class Particles(pl.LightningDataModule):
     """Reads, checks and preprocesses particles once, and serves the batches of each iteration.
 
@@ -120,11 +129,7 @@ class Particles(pl.LightningDataModule):
     @property
     def batch_size(self) -> int:
         """Particles handled at once: what keeps the local search within its share of memory."""
-        per_particle = self.grid.num_angles * self.grid.num_rings * 8 * 16
-        memory = 6e8
-        if self.device.type == "cuda":
-            memory = 0.1 * torch.cuda.mem_get_info(self.device)[0]
-        return int(min(8192, max(32, memory / per_particle)))
+        return batch_size_of(self.grid, self.device)
 
     def read(self) -> ParticleSource:
         """Read every particle, or find them in the store; unusable ones move to ``excluded``.

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from cryo2d.data.sampler import VisitPlan
+from cryo2d.data.sampler import Plan
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
 from cryo2d.em.outlier import LIMIT, GatherJunk, free_blob
@@ -79,7 +79,7 @@ class Classification(pl.LightningModule):
         model: ClassModel,
         grid: PolarGrid,
         search: PoseSearch,
-        plan: VisitPlan,
+        plan: Plan,
         settings: EmSettings,
         make_optimizer: Callable[[ClassModel], OnlineEM],
         *,

@@ -1,0 +1,196 @@
+"""Job ``live``: classification while a microscope runs."""
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig
+
+from cryo2d.data.feed import Feed
+from cryo2d.data.visits import GrowingPlan
+from cryo2d.errors import InputError, Problem
+from cryo2d.jobs.classify import (
+    em_settings,
+    first_model,
+    frame_of,
+    make_trainer,
+    optimizer_maker,
+    references_of,
+    resumed,
+)
+from cryo2d.jobs.limits import check_classes
+from cryo2d.jobs.particles import preprocessor_of, threads_of
+from cryo2d.training.assembly import Frame
+from cryo2d.training.live import STOP, LiveClassification, LiveParticles
+
+log = logging.getLogger(__name__)
+
+DELIVERIES = "deliveries"
+FIRST_PER_CLASS = 50
+STOPPED = 143
+
+# What a job whose particles are not known in advance cannot do.
+FIXED = {
+    "data.passthrough": [],
+    "data.cache": "ram",
+    "model.align": True,
+    "model.align_filaments": False,
+}
+
+
+def run(cfg: DictConfig, run_dir: Path) -> float:
+    """Classify particles as they arrive.
+
+    Args:
+        cfg: composed configuration of the job.
+        run_dir: folder that everything is written to.
+
+    Returns:
+        Median resolution of the classes at FRC 0.5 (Angstrom).
+
+    Raises:
+        InputError: for settings that need all particles, or if the source ends without any.
+        EnvironmentFault: if they do not fit into memory, or the device is missing.
+        SystemExit: if it is stopped before there are any classes.
+    """
+    cfg, checkpoint = resumed(cfg)
+    check_fixed(cfg)
+    torch.set_num_threads(threads_of(cfg))
+    pl.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision("highest")
+    (run_dir / STOP).unlink(missing_ok=True)
+    trainer = make_trainer(cfg, run_dir)
+    particles = particles_of(cfg, run_dir, trainer.strategy.root_device)
+    with told(particles):
+        if checkpoint is not None:
+            particles.receive(particles.feed.restore(Path(checkpoint).parents[1] / DELIVERIES))
+        frame = opened(cfg, particles)
+        module = module_of(cfg, particles, frame)
+        # how many iterations there will be shows as the particles come
+        trainer.fit_loop.max_epochs = -1
+        trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
+    for path, reason in particles.feed.unreadable.items():
+        log.warning("%s was never whole: %s", path, reason)
+    log.info("cryo2d live resume=%s goes on from here.", run_dir)
+    assert module.summary is not None
+    return float(module.summary.class_resolution[:, 0].median())
+
+
+def check_fixed(cfg: DictConfig) -> None:
+    """Refuse settings that need all particles at once, and a source that is not there.
+
+    Raises:
+        InputError: with each of them.
+    """
+    problems = []
+    for key, value in FIXED.items():
+        group, name = key.split(".")
+        if cfg[group][name] != value:
+            found, expected = f"{key}={cfg[group][name]}", f"{key}={value} in the job live"
+            problems.append(Problem("command line", found, expected, "leave it out"))
+    watch = Path(to_absolute_path(cfg.watch))
+    if not (watch.is_dir() or watch.suffix == ".star"):
+        expected = "a folder, or a .star file that is there or will be"
+        problems.append(Problem(str(watch), "neither", expected, "correct watch"))
+    if problems:
+        raise InputError(problems)
+
+
+def particles_of(cfg: DictConfig, run_dir: Path, device: torch.device) -> LiveParticles:
+    """The particles to come."""
+    live = cfg.live
+    feed = Feed(
+        Path(to_absolute_path(cfg.watch)),
+        run_dir / DELIVERIES,
+        pattern=live.pattern,
+        patience=live.patience,
+        pixel_size=cfg.data.pixel_size,
+        require_ctf=cfg.model.ctf != "none",
+    )
+    plan = GrowingPlan(
+        cfg.model.num_classes * cfg.optimizer.batch_per_class,
+        cfg.optimizer.iterations,
+        cfg.optimizer.full_iterations,
+        visits=live.visits,
+        old_share=live.old_share,
+        seed=cfg.seed,
+    )
+    return LiveParticles(
+        feed,
+        plan,
+        seed=cfg.seed,
+        device=device,
+        threads=threads_of(cfg),
+        folder=run_dir,
+        poll=live.poll,
+        idle=live.idle,
+        most=cfg.data.max_particles,
+        int8_signed=cfg.data.int8_signed,
+        memory_fraction=cfg.hardware.memory_fraction,
+    )
+
+
+def opened(cfg: DictConfig, particles: LiveParticles) -> Frame:
+    """Wait for the first particles, read them, and lay out what they are compared in.
+
+    Raises:
+        InputError: if the source ends without enough of them.
+        SystemExit: if it is stopped before.
+    """
+    least = cfg.live.first or FIRST_PER_CLASS * cfg.model.num_classes
+    log.info("Waiting for %s particles in %s.", f"{least:,}", particles.feed.watch)
+    particles.wait(lambda: particles.arrived >= least)
+    table = particles.waiting
+    if particles.interrupted and particles.arrived < cfg.model.num_classes:
+        raise SystemExit(STOPPED)
+    if table is None:
+        reasons = "; ".join(particles.feed.unreadable.values()) or "no particles"
+        source = str(particles.feed.watch)
+        raise InputError([Problem(source, reasons, "star files with stacks", "check watch")])
+    frame = frame_of(cfg, table)
+    particles.preprocessor = preprocessor_of(cfg, frame, int(table.box[0]))
+    particles.read()
+    check_classes(cfg, len(particles.held))
+    return frame
+
+
+def module_of(cfg: DictConfig, particles: LiveParticles, frame: Frame) -> LiveClassification:
+    """The classification of what there is so far."""
+    given = references_of(cfg, frame, int(particles.table.box[0]))
+    cache = particles.cache
+    return LiveClassification(
+        first_model(cfg, particles, frame, None, given),
+        frame.grid,
+        frame.search,
+        particles.plan,
+        em_settings(cfg, frame, None),
+        optimizer_maker(cfg, frame),
+        halves=cache.half.cpu(),
+        optics=cache.optics.cpu(),
+        pixel_size=frame.pixel_size,
+    )
+
+
+@contextmanager
+def told(particles: LiveParticles) -> Iterator[None]:
+    """Let the first signal end the run with its batch and output, and a second one at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        particles.interrupted = True
+        signal.signal(number, before[signal.Signals(number)])
+        log.warning("Ending: one more batch and the output. Once more to stop at once.")
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
