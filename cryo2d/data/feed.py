@@ -81,9 +81,13 @@ class _Watched:
 class Feed:
     """Watches a folder, or one star file that grows.
 
+    Attributes:
+        waiting: files with rows that are not whole yet.
+        unreadable: files given up, with the reason.
+
     Args:
         watch: a folder, searched with all folders inside it, or a star file.
-        store: folder that the deliveries are kept in.
+        store: folder that the deliveries are kept in, inside that of the run.
         pattern: names of the star files in a watched folder.
         patience: after so long without a change what is not whole is set aside (s).
         clock: the time.
@@ -105,6 +109,7 @@ class Feed:
         self.watch, self.store, self.pattern = watch, store, pattern
         self.patience, self.clock = patience, clock or SystemClock()
         self.pixel_size, self.require_ctf = pixel_size, require_ctf
+        self.waiting: set[str] = set()
         self.unreadable: dict[str, str] = {}
         self._files: dict[str, _Watched] = {}
         self._known: dict[str, set[int]] = {}
@@ -129,9 +134,10 @@ class Feed:
 
     def _stars(self) -> list[Path]:
         if self.watch.is_dir():
-            store = self.store.resolve()
+            # the run may write into the folder that it watches
+            own = self.store.resolve().parent
             found = sorted(self.watch.rglob(self.pattern))
-            return [p for p in found if p.is_file() and store not in p.resolve().parents]
+            return [p for p in found if p.is_file() and own not in p.resolve().parents]
         return [self.watch] if self.watch.is_file() else []
 
     def _seen(self, path: str | Path) -> _Watched:
@@ -154,13 +160,17 @@ class Feed:
     def _take(self, path: Path) -> Iterator[Delivery]:
         """The rows of a file that are whole and new."""
         state = self._seen(path)
-        if state.done or not (state.polls or _ends_with_a_line(path)):
+        if state.done:
+            return
+        self.waiting.add(str(path))
+        if not (state.polls or _ends_with_a_line(path)):
             return
         try:
             table = self._draft(path)
         except InputError as error:
             if self._is_late(state):
                 state.done = True
+                self.waiting.discard(str(path))
                 self.unreadable[str(path)] = str(error)
                 log.warning("%s is left out: %s", path, error)
             return
@@ -170,6 +180,8 @@ class Feed:
         said = np.array([verdicts[stack] for stack in table.stack_id.tolist()], dtype=object)
         self._judge_ends(table, said)
         state.done = WAITING not in said
+        if state.done:
+            self.waiting.discard(str(path))
         if (said == "").any():
             yield self._deliver(table.take(said == ""), None)
         broken = (said != "") & (said != WAITING)

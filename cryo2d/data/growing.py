@@ -50,7 +50,8 @@ class GrowingParticles:
         count, before = len(table), self.cache
         codes = [self._groups.setdefault(key, len(self._groups)) for key in optics_keys(table)]
         optics = torch.tensor(codes, dtype=torch.int64)[torch.from_numpy(table.optics).long()]
-        half = half_sets(count, self.seed + len(self._tables))
+        # odd numbers of particles leave no half-set behind
+        half = (half_sets(count, self.seed + len(self._tables)) + len(self)) % 2
         ctf = ctf_params(table.ctf, count).to(device)
         optics, half = optics.to(device), half.to(device)
         if before is not None:

@@ -140,7 +140,7 @@ def _texts(rows: TextRows, labels: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 def _optics_block(keys: Sequence[Key]) -> TextRows:
     """The optics block that says what the keys say, numbered from 1."""
-    rows = [dict(pair for pair in key if isinstance(pair, tuple)) for key in keys]
+    rows: list[dict[str, bytes]] = [dict(p for p in key if isinstance(p, tuple)) for key in keys]
     columns = {GROUP: _numbers(np.arange(1, len(rows) + 1))}
     for label in rows[0]:
         texts = [row.get(label, b"0") for row in rows]

@@ -1,11 +1,7 @@
 """Job ``live``: classification while a microscope runs."""
 
 import logging
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import pytorch_lightning as pl
 import torch
@@ -26,6 +22,7 @@ from cryo2d.jobs.classify import (
 )
 from cryo2d.jobs.limits import check_classes
 from cryo2d.jobs.particles import preprocessor_of, threads_of
+from cryo2d.jobs.conflicts import as_typed
 from cryo2d.training.assembly import Frame
 from cryo2d.training.live import STOP, LiveClassification, LiveParticles
 
@@ -67,7 +64,8 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     (run_dir / STOP).unlink(missing_ok=True)
     trainer = make_trainer(cfg, run_dir)
     particles = particles_of(cfg, run_dir, trainer.strategy.root_device)
-    with told(particles):
+    particles.interruption.listen()
+    try:
         if checkpoint is not None:
             particles.receive(particles.feed.restore(Path(checkpoint).parents[1] / DELIVERIES))
         frame = opened(cfg, particles)
@@ -75,6 +73,11 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         # how many iterations there will be shows as the particles come
         trainer.fit_loop.max_epochs = -1
         trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
+    finally:
+        particles.interruption.restore()
+    if particles.feed.waiting:
+        waited = ", ".join(sorted(particles.feed.waiting)[:10])
+        log.warning("Not whole at the end, and left for resume: %s", waited)
     for path, reason in particles.feed.unreadable.items():
         log.warning("%s was never whole: %s", path, reason)
     log.info("cryo2d live resume=%s goes on from here.", run_dir)
@@ -92,10 +95,16 @@ def check_fixed(cfg: DictConfig) -> None:
     for key, value in FIXED.items():
         group, name = key.split(".")
         if cfg[group][name] != value:
-            found, expected = f"{key}={cfg[group][name]}", f"{key}={value} in the job live"
+            found = f"{key}={as_typed(cfg[group][name])}"
+            expected = f"{key}={as_typed(value)} in the job live"
             problems.append(Problem("command line", found, expected, "leave it out"))
-    watch = Path(to_absolute_path(cfg.watch))
-    if not (watch.is_dir() or watch.suffix == ".star"):
+    if cfg.data.path != cfg.watch:
+        found, expected = f"data.path={cfg.data.path}", "that of watch"
+        problems.append(Problem("command line", found, expected, "leave it out and set watch"))
+    watch = Path(to_absolute_path(cfg.watch or "."))
+    if cfg.watch is None:
+        problems.append(Problem("command line", "no watch", "a folder or a .star file", "add it"))
+    elif not (watch.is_dir() or watch.suffix == ".star"):
         expected = "a folder, or a .star file that is there or will be"
         problems.append(Problem(str(watch), "neither", expected, "correct watch"))
     if problems:
@@ -147,7 +156,7 @@ def opened(cfg: DictConfig, particles: LiveParticles) -> Frame:
     log.info("Waiting for %s particles in %s.", f"{least:,}", particles.feed.watch)
     particles.wait(lambda: particles.arrived >= least)
     table = particles.waiting
-    if particles.interrupted and particles.arrived < cfg.model.num_classes:
+    if particles.interruption.asked and particles.arrived < cfg.model.num_classes:
         raise SystemExit(STOPPED)
     if table is None:
         reasons = "; ".join(particles.feed.unreadable.values()) or "no particles"
@@ -175,22 +184,3 @@ def module_of(cfg: DictConfig, particles: LiveParticles, frame: Frame) -> LiveCl
         optics=cache.optics.cpu(),
         pixel_size=frame.pixel_size,
     )
-
-
-@contextmanager
-def told(particles: LiveParticles) -> Iterator[None]:
-    """Let the first signal end the run with its batch and output, and a second one at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        particles.interrupted = True
-        signal.signal(number, before[signal.Signals(number)])
-        log.warning("Ending: one more batch and the output. Once more to stop at once.")
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -168,6 +168,17 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         **CLASSIFICATION,
         "data.path": Text("a .star file (--in_parts particles.star)"),
     },
+    "live": {
+        **CLASSIFICATION,
+        "watch": OrNull(Text("a folder or a .star file")),
+        "live.first": OrNull(Whole(1)),
+        "live.visits": Whole(1),
+        "live.old_share": Real(least=0, most=0.9),
+        "live.poll": Real(above=0, unit="s"),
+        "live.patience": Real(least=0, unit="s"),
+        "live.idle": OrNull(Real(above=0, unit="s")),
+        "live.pattern": Text("the names of files, as *.star"),
+    },
     "simulate": {**SIMULATION, **RANDOM, **RUN},
     "reconstruct": {
         **SOURCE,

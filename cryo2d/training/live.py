@@ -20,6 +20,7 @@ from cryo2d.io.merging import merged
 from cryo2d.io.particles import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor
 from cryo2d.training.datamodule import BatchStream, batch_size_of
+from cryo2d.training.interruption import Interruption
 from cryo2d.training.module import Classification
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class LiveParticles(pl.LightningDataModule):
         self.memory_fraction = memory_fraction
         self.held = GrowingParticles(str(feed.watch), seed)
         self.preprocessor: Preprocessor | None = None
-        self.interrupted = False
+        self.interruption = Interruption()
         self._waiting: list[ParticleTable] = []
         self._arrived = feed.clock.now()
 
@@ -159,7 +160,7 @@ class LiveParticles(pl.LightningDataModule):
         quiet = self.feed.clock.now() - self._arrived
         is_idle = self.idle is not None and quiet >= self.idle
         is_enough = self.most is not None and self.arrived >= self.most
-        return self.interrupted or is_idle or is_enough or (self.folder / STOP).exists()
+        return self.interruption.asked or is_idle or is_enough or (self.folder / STOP).exists()
 
     def receive(self, deliveries: Sequence[Delivery]) -> None:
         """Take what a feed has delivered."""
@@ -176,7 +177,7 @@ class LiveParticles(pl.LightningDataModule):
             if is_enough() or self.is_over:
                 return
             left = self.poll
-            while left > 0 and not self.interrupted:
+            while left > 0 and not self.interruption.asked:
                 nap = min(left, LONGEST_NAP)
                 self.feed.clock.sleep(nap)
                 left -= nap
@@ -211,6 +212,8 @@ class LiveParticles(pl.LightningDataModule):
     def train_dataloader(self) -> BatchStream:
         """Batches of the iteration about to run, once there are particles for it."""
         assert self.trainer is not None
+        # Lightning has taken them for itself when it began
+        self.interruption.listen()
         plan, iteration = self.plan, self.trainer.current_epoch
         plan.now = iteration
         if plan.last is None:
@@ -222,6 +225,8 @@ class LiveParticles(pl.LightningDataModule):
             # the opening is seen through, unless it is interrupted
             if self.is_over and iteration >= plan.iterations and self._has_last_passes:
                 plan.close(iteration)
+        if iteration == plan.iterations:
+            log.info("From here on every class keeps its number and its view.")
         rows = plan.rows(iteration)
         plan.visit(rows)
         # without last passes a run ends with this batch
@@ -231,10 +236,10 @@ class LiveParticles(pl.LightningDataModule):
 
     @property
     def _has_last_passes(self) -> bool:
-        return not self.interrupted and self.plan.full_iterations > 0
+        return not self.interruption.asked and self.plan.full_iterations > 0
 
     def _ends(self, iteration: int) -> bool:
-        return self.interrupted or (self.is_over and iteration >= self.plan.iterations)
+        return self.interruption.asked or (self.is_over and iteration >= self.plan.iterations)
 
     def _is_due(self) -> bool:
         return self.plan.due + sum(map(len, self._waiting)) >= self.plan.fresh
@@ -242,8 +247,9 @@ class LiveParticles(pl.LightningDataModule):
     def _grow(self, count: int) -> None:
         cache, module = self.cache, self.trainer.lightning_module  # type: ignore[union-attr]
         assert isinstance(module, LiveClassification)
-        groups = self.held.num_groups
-        module.grow(cache.half, cache.optics, cache.mean_power(groups))
+        noise, groups = module.model.noise, self.held.num_groups
+        power = cache.mean_power(groups) if groups > len(noise) else noise
+        module.grow(cache.half, cache.optics, power)
         log.info("%s more particles: %s.", f"{count:,}", f"{len(cache):,}")
 
     def state_dict(self) -> dict[str, Any]:

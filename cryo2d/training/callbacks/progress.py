@@ -124,8 +124,8 @@ class Progress(ProgressBar):
     def _seconds_left(self, trainer: Trainer, summary: IterationSummary, done: float) -> float:
         """Particles still to be visited over the speed of the last iteration (s)."""
         total = trainer.max_epochs or 0
-        table = getattr(getattr(trainer, "datamodule", None), "table", None)
-        rows = summary.particles if table is None else len(table)
+        held = getattr(getattr(trainer, "datamodule", None), "cache", None)
+        rows = summary.particles if held is None else len(held)
         full = min(max(total - done, 0.0), self.full_iterations)
         online = max(total - self.full_iterations - done, 0.0)
         particles = full * rows + online * (self._online or summary.particles)
