@@ -116,8 +116,8 @@ def test_particles_are_classified_as_they_come(pieces, clock, tmp_path):
     noise = state["state_dict"]["model.noise"]
     held = state["optimizer_states"][0]["state"][0]
     assert held["particles"].tolist() == [4 * SIZE - 5, SIZE]
-    # the same microscope under another name
-    assert torch.allclose(noise[0].mean(), noise[1].mean(), rtol=0.2)
+    # beyond what the particles show it is the same noise
+    assert torch.allclose(noise[0, 4:], noise[1, 4:], rtol=0.25)
 
 
 def test_a_signal_ends_it_with_its_output_and_it_goes_on_later(pieces, clock, tmp_path):
