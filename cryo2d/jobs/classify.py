@@ -199,8 +199,12 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
 def told_settings(cfg: DictConfig) -> dict[str, Any]:
     """The settings that the loggers show: those that the classes depend on."""
     groups = ["data", "model", "optimizer", "post", "seed"]
-    chosen: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, groups), resolve=True)
-    return chosen
+    # within the whole, which they may refer to
+    chosen = {name: cfg[name] for name in groups}
+    return {
+        name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for name, value in chosen.items()
+    }
 
 
 def em_settings(cfg: DictConfig, frame: Frame, known: KeepPoses | None) -> EmSettings:

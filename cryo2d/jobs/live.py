@@ -19,12 +19,14 @@ from cryo2d.jobs.classify import (
     optimizer_maker,
     references_of,
     resumed,
+    told_settings,
 )
 from cryo2d.jobs.limits import check_classes
 from cryo2d.jobs.particles import preprocessor_of, threads_of
 from cryo2d.jobs.conflicts import as_typed
 from cryo2d.training.assembly import Frame
 from cryo2d.training.live import STOP, LiveClassification, LiveParticles
+from cryo2d.training.loggers import log_settings
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     torch.set_float32_matmul_precision("highest")
     (run_dir / STOP).unlink(missing_ok=True)
     trainer = make_trainer(cfg, run_dir)
+    log_settings(trainer.loggers, told_settings(cfg))
     particles = particles_of(cfg, run_dir, trainer.strategy.root_device)
     particles.interruption.listen()
     try:
