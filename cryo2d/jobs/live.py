@@ -21,9 +21,9 @@ from cryo2d.jobs.classify import (
     resumed,
     told_settings,
 )
+from cryo2d.jobs.conflicts import as_typed
 from cryo2d.jobs.limits import check_classes
 from cryo2d.jobs.particles import preprocessor_of, threads_of
-from cryo2d.jobs.conflicts import as_typed
 from cryo2d.training.assembly import Frame
 from cryo2d.training.live import STOP, LiveClassification, LiveParticles
 from cryo2d.training.loggers import log_settings
