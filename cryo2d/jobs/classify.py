@@ -266,7 +266,7 @@ def uncertainty_of(cfg: DictConfig) -> Uncertainty:
 def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], OnlineEM]:
     """Builds the optimizer of a model."""
     model = cfg.model
-    regularizer = (
+    regularizer = instantiate(cfg.optimizer.regularizer) or (
         FrcRegularizer(full=model.full_frc) if model.frc_regularizer else CountRegularizer()
     )
     # an average that moves leaves particles behind whose shifts are fixed

@@ -30,6 +30,8 @@ IDLE = (
     ("model.initial_scale", 1, "model.initial_references", True),
     ("model.force_max", None, "model.align", False),
     ("model.max_shift", None, "model.align", False),
+    ("model.frc_regularizer", True, "optimizer.regularizer", True),
+    ("model.full_frc", True, "optimizer.regularizer", True),
 )
 
 

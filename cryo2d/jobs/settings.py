@@ -92,6 +92,7 @@ OPTIMIZER: Mapping[str, Rule] = {
     "optimizer.anneal_iterations": OrNull(Whole()),
     "optimizer.step_size": Object(),
     "optimizer.reseed": OrNull(Object()),
+    "optimizer.regularizer": OrNull(Object()),
 }
 
 DUPLICATES: Mapping[str, Rule] = {
