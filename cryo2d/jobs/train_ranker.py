@@ -121,10 +121,8 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         log.info("%d of %d: %s", i + 1, cfg.classifications, ", ".join(found.names))
     lessons = Lessons.of(examples)
     standard = Standard(cfg.min_good, cfg.min_likeness, cfg.gap)
-    command = (
-        f"cryo2d train_ranker classifications={cfg.classifications} particles={cfg.particles} "
-        f"seed={cfg.seed}"
-    )
+    names = ("classifications", "particles", "min_good", "min_likeness", "gap", "seed")
+    command = " ".join(["cryo2d train_ranker", *(f"{name}={cfg[name]}" for name in names)])
     return teach(lessons, standard, command, run_dir)
 
 

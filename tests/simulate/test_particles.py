@@ -300,3 +300,13 @@ def test_demo_configuration_is_the_recipe_with_its_defaults():
     defaults.pop("seed")
     assert settings == defaults
     assert list(settings) == list(defaults)
+
+
+def test_molecules_are_chosen_by_name(tmp_path):
+    few = {"num_particles": 20, "box": 32, "pixel_size": 6.0, "num_micrographs": 2, "views": 1}
+    simulate(tmp_path / "two", molecules=["shell", "antibody"], **few)
+    simulate(tmp_path / "one", molecules="shell", **few)
+    names = [np.load(tmp_path / name / "truth.npz")["names"].tolist() for name in ("two", "one")]
+    assert names == [["shell", "antibody"], ["shell"]]
+    with pytest.raises(InputError, match="teapot"):
+        simulate(tmp_path, molecules=["teapot"])
