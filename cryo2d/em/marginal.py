@@ -210,10 +210,12 @@ class Marginalise:
     Args:
         per_class: cells of a particle in one class, at most.
         cells: cells of a particle, at most.
+        within: poses whose log likelihood is further below the best of their class are no cells.
     """
 
     per_class: int = 8
     cells: int = 16
+    within: float = 5.0
 
     def __call__(
         self, scorer: PoseScorer, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
@@ -278,8 +280,11 @@ class Marginalise:
 
     def _cells(self, scorer: PoseScorer, value: Tensor, place: Tensor, margin: float) -> Cells:
         """The likeliest of the best poses of all classes: log weights and places ``[n k c]``."""
-        top, index = value.flatten(1).topk(min(self.cells, value[0].numel()), dim=1)
-        near = top >= top[:, :1] - margin
+        # a class has to come near the best one, a pose near the best of its class
+        least = torch.maximum(value[..., :1] - self.within, value.amax((1, 2), True) - margin)
+        kept = torch.where(value >= least, value, -torch.inf)
+        top, index = kept.flatten(1).topk(min(self.cells, value[0].numel()), dim=1)
+        near = top > -torch.inf
         particle = torch.arange(len(top), device=top.device)[:, None].expand_as(index)
         order = index[near].argsort(stable=True)  # by class
         particle, index = particle[near][order], index[near][order]
