@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs import settings
+from cryo2d.jobs.conflicts import as_typed
 from cryo2d.jobs.rules import Objects
 
 KEY = re.compile(r"( *)(\w+):")
@@ -185,7 +186,7 @@ def _typed(value: Any) -> str:
         return f"[{','.join(map(_typed, value))}]"
     if isinstance(value, dict):
         return str(value["_target_"])
-    return settings.as_typed(value)
+    return as_typed(value)
 
 
 def answer(typed: Sequence[str], conf: Path) -> str:
