@@ -152,6 +152,7 @@ def _prepare() -> str:
             config_dir(),
             extra_dir=Path(args.config_dir) if args.config_dir else None,
             multirun=args.multirun or "hydra.mode=MULTIRUN" in typed,
+            names_only=bool(args.cfg or args.info),
         )
     name = [] if args.config_name else ["--config-name", job]
     sys.argv[1:] = [*typed, *name, *flags]

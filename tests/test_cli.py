@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cryo2d import __version__, cli
 from cryo2d.errors import EnvironmentFault, InputError, Problem
+from cryo2d.jobs import handbook
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -258,3 +259,14 @@ def test_the_command_line_starts_without_torch(tmp_path):
 
 def test_python_m_is_the_same_program(tmp_path):
     assert python(tmp_path, "-m", "cryo2d", "--version") == f"cryo2d {__version__}\n"
+
+
+@pytest.mark.parametrize("job", handbook.job_names(cli.config_dir()))
+def test_the_settings_of_every_job_can_be_looked_at(job, command):
+    # needed ones may still be missing
+    code, out, _ = command(job, "--cfg", "job")
+    assert code == 0
+    assert "debug: false" in out
+    code, _, err = command(job, "--cfg", "job", "no_such_setting=1")
+    assert code == 2
+    assert "no_such_setting" in err

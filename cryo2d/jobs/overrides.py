@@ -57,6 +57,7 @@ def check(
     *,
     extra_dir: Path | None = None,
     multirun: bool = False,
+    names_only: bool = False,
 ) -> None:
     """Refuse a command line that the job cannot run.
 
@@ -66,6 +67,7 @@ def check(
         config_dir: the folder conf/.
         extra_dir: a further folder of configurations (``--config-dir``), searched first.
         multirun: whether lists of values are swept.
+        names_only: whether values may be missing or wrong, because nothing will run.
 
     Raises:
         InputError: with every problem found.
@@ -84,7 +86,7 @@ def check(
             problems += _name_problems(job, override, loader, groups, extended)
             if override.is_sweep_override() and not multirun:
                 problems.append(_unswept(override))
-        if not problems:
+        if not problems and not names_only:
             for texts in _combinations(overrides) if multirun else [list(typed)]:
                 problems += _composition_problems(job, texts, search)
     if problems:
