@@ -9,8 +9,9 @@ contaminants and clumps are all power and no likeness.
 
     outlier = 1 - (loglik - blob) / typical
 
-with the median gain over particles as the typical one: 0 for most particles, 1 where the blob does
-as well as the average.
+with the median gain of the class's members as the typical one, or that of all particles if it is
+less: 0 for most particles, 1 where the blob does as well as the average. Gains grow with the size
+of a molecule, so that small particles are measured by their own class.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LIMIT = 0.7  # outlier measure beyond which a particle counts as junk
+LIMIT = 0.65  # outlier measure beyond which a particle counts as junk
+_ENOUGH = 10  # members that tell what is typical of a class
 
 
 def free_blob(power: Tensor, ring_weights: Tensor) -> Tensor:
@@ -33,33 +35,49 @@ def free_blob(power: Tensor, ring_weights: Tensor) -> Tensor:
 
 
 def outlier(gain: Tensor, typical: Tensor) -> Tensor:
-    """1 - gain / typical ``[n]``; a typical gain that is not positive gives 0 throughout."""
+    """1 - gain / typical ``[n]``; 0 where the typical gain is not positive."""
     return torch.where(typical > 0, 1.0 - gain / typical.clamp(min=1e-6), 0.0)
 
 
 @dataclass(frozen=True)
-class GatherJunk:
-    """Chooses the class that junk is gathered in.
+class Gains:
+    """Gains over a free blob of the members of each class.
 
-    Args:
-        limit: outlier measure beyond which a particle is junk.
-        share: least part of junk among the members of such a class.
+    Attributes:
+        overall: median of all particles.
+        classes: median of each class ``[k]``; ``overall`` for classes of few members.
     """
 
-    limit: float = LIMIT
-    share: float = 0.5
+    overall: Tensor
+    classes: Tensor
 
-    def chosen(self, outlier: Tensor, classes: Tensor, num_classes: int) -> int | None:
-        """The class with the largest share of junk, None if it is less than ``share``.
+    @classmethod
+    def of(cls, gain: Tensor, classes: Tensor, num_classes: int) -> "Gains":
+        """Medians of the particles whose gain ``[n]`` is not NaN, by their class ``[n]``."""
+        known = ~gain.isnan()
+        gain, classes = gain[known], classes[known]
+        order = classes.argsort(stable=True)
+        parts = gain[order].split(torch.bincount(classes, minlength=num_classes).tolist())
+        overall = gain.median()
+        medians = [part.median() if len(part) >= _ENOUGH else overall for part in parts]
+        return cls(overall, torch.stack(medians))
+
+    @property
+    def typical(self) -> Tensor:
+        """What the outlier measure divides by ``[k]``."""
+        return torch.minimum(self.classes, self.overall)
+
+    def junk_class(self, chance: float) -> int | None:
+        """The class that holds junk, None if there is none.
+
+        Its members gain little beside other particles, and hardly more than the best of all
+        classes and poses gains by chance.
 
         Args:
-            outlier: of the particles ``[n]``, NaN where it is not known.
-            classes: their classes ``[n]``.
-            num_classes: number of classes.
+            chance: logarithm of the number of classes and poses that a particle is compared with.
         """
-        known = ~outlier.isnan()
-        members = torch.bincount(classes[known], minlength=num_classes)
-        junk = torch.bincount(classes[known & (outlier > self.limit)], minlength=num_classes)
-        share = junk / members.clamp(min=1)
-        best = int(share.argmax())
-        return best if num_classes > 1 and float(share[best]) > self.share else None
+        if len(self.classes) < 2:
+            return None
+        least = int(self.classes.argmin())
+        most = min((1.0 - LIMIT) * float(self.overall), 2.0 * chance)
+        return least if float(self.classes[least]) < most else None

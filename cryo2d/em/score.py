@@ -10,6 +10,7 @@ reference that knows no CTF. The second uses ring means: it does not depend on t
 rotation only through astigmatism.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +109,12 @@ class PoseScorer:
         )
         self.band = (fine_grid.ring_weights * band[:rings]).to(device)
         self.power = ring_power(fine_grid, self.harmonics) * self.band  # [k s]
+
+    @property
+    def log_choices(self) -> float:
+        """Logarithm of the number of classes and poses that the dense search compares."""
+        bank = self.coarse
+        return math.log(bank.num_classes * bank.num_shifts * len(bank.psi))
 
     def coarse_parts(self, images: WeightedImages) -> ImageParts:
         """Particles as the dense search takes them."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from cryo2d.data.sampler import Plan
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
-from cryo2d.em.outlier import LIMIT, GatherJunk, free_blob
+from cryo2d.em.outlier import LIMIT, Gains, free_blob
 from cryo2d.em.outlier import outlier as outlier_of
-from cryo2d.em.posterior import Expectation
+from cryo2d.em.posterior import Expectation, Posterior
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.search import PoseSearch
 from cryo2d.em.solve import Solution
@@ -97,15 +97,16 @@ class Classification(pl.LightningModule):
         self.halves: Tensor
         self.optics: Tensor
         self.scale: Tensor
-        self.typical: Tensor  # median gain of a class average over a free blob, 0 at first
+        self.gains: Tensor  # of each particle's class average over a free blob, NaN at first
+        self.typical: Tensor  # gain of a usual member of each class, 0 at first
         self.register_buffer("halves", halves, persistent=False)
         self.register_buffer("optics", optics, persistent=False)
         self.register_buffer("scale", torch.ones(len(halves)))
-        self.register_buffer("typical", torch.zeros(()))
+        self.register_buffer("gains", torch.full((len(halves),), math.nan))
+        self.register_buffer("typical", torch.zeros(model.num_classes))
         self._found: dict[str, Tensor] = {}
         self._stats: SufficientStats | None = None
         self._scorer: PoseScorer | None = None
-        self._gains: list[Tensor] = []
         self._junk: int | None = None
 
     @property
@@ -149,14 +150,16 @@ class Classification(pl.LightningModule):
             self._stats = SufficientStats.zeros(
                 self.grid, self.model.num_classes, len(self.model.noise), self.device
             )
-        self._visits, self._gains = VisitLog(), []
+        self._visits = VisitLog()
         # particles that kept their class, and particles that had one
         self._kept = torch.zeros(2, dtype=torch.int64, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
         self._junk = None
-        if self.settings.gather_junk and self.plan.is_full(iteration) and self._found:
-            known = self._found["outlier"], self._found["class_index"]
-            self._junk = GatherJunk().chosen(*known, self.model.num_classes)
+        if self.plan.is_full(iteration) and self._found:
+            gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
+            self.typical.copy_(gains.typical)
+            if self.settings.gather_junk:
+                self._junk = gains.junk_class(self._scorer.log_choices)
 
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
@@ -177,7 +180,8 @@ class Classification(pl.LightningModule):
         posterior = self.settings.expectation(
             self._scorer, images, log_prior=prior, uncertainty=uncertainty
         )
-        peak, outlier = posterior.peak(), self._outlier(posterior.peak().gain, images)
+        peak = posterior.peak()
+        outlier = self._outlier(peak, images)
         # the noise is what is left by the class a particle looks like, even if it is junk
         add_residual(self._stats, self.grid, images, peak.best_poses, self._scorer.harmonics)
         if self.settings.hard_last and iteration == self.plan.total - 1:
@@ -191,15 +195,15 @@ class Classification(pl.LightningModule):
         if self.trainer.is_last_batch:
             self._finish(iteration, uncertainty)
 
-    def _outlier(self, gain: Tensor, images: WeightedImages) -> Tensor:
-        """Outlier measure ``[n]`` by the typical gain of the iteration before, or of this batch."""
+    def _outlier(self, peak: Posterior, images: WeightedImages) -> Tensor:
+        """Outlier measure ``[n]``; what is typical comes from earlier iterations, or this batch."""
         assert self._scorer is not None
         band = slice(self.settings.first_ring, self._scorer.coarse.grid.num_rings)
-        weights = self.grid.ring_weights.to(gain)[band]
-        gain = gain - free_blob(images.power[:, band], weights)
-        self._gains.append(gain)
-        known = self.typical > 0
-        return outlier_of(gain, torch.where(known, self.typical, gain.median()))
+        weights = self.grid.ring_weights.to(self.device)[band]
+        gain = peak.gain - free_blob(images.power[:, band], weights)
+        self.gains[images.index] = gain
+        typical = self.typical[peak.best_poses.classes]
+        return outlier_of(gain, torch.where(typical > 0, typical, gain.median()))
 
     def _band(self, iteration: int) -> slice:
         """Rings that an iteration aligns on."""
@@ -262,7 +266,7 @@ class Classification(pl.LightningModule):
             unchanged=kept / seen if seen else math.nan,
             seconds=time.perf_counter() - self._started,
         )
-        self.typical.copy_(torch.cat(self._gains).median())
+        self.typical.fill_(float(self.gains.nanmedian()))
         self._stats, self._scorer = None, None
 
     def reduce(self, stats: SufficientStats) -> SufficientStats:

@@ -7,7 +7,7 @@ from scipy.stats import norm
 from synthetic import search_of, synthetic
 
 from cryo2d.em.marginal import Marginalise
-from cryo2d.em.outlier import GatherJunk, free_blob, outlier
+from cryo2d.em.outlier import Gains, free_blob, outlier
 from cryo2d.em.posterior import maximise
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.stats import SufficientStats
@@ -51,15 +51,25 @@ def test_particles_of_no_class_stand_out(device):
     assert float(measure[strange].median()) > 0.7
 
 
-def test_junk_goes_where_most_of_it_is():
+def test_small_particles_are_measured_by_their_own_class():
     nan = float("nan")
-    measure = torch.tensor([0.0, 0.1, 0.9, 1.2, 0.8, 0.2, 0.9, nan])
-    classes = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
-    assert GatherJunk().chosen(measure, classes, 4) == 2
-    assert GatherJunk().chosen(measure[:6], classes[:6], 4) == 1
-    assert GatherJunk(share=0.7).chosen(measure[:6], classes[:6], 4) is None
-    assert GatherJunk().chosen(torch.zeros(8), classes, 4) is None
-    assert GatherJunk().chosen(torch.ones(8), torch.zeros(8, dtype=torch.int64), 1) is None
+    generator = torch.Generator().manual_seed(2)
+    large, small, junk = (
+        level + 3.0 * torch.randn(20, generator=generator) for level in (400.0, 60.0, 5.0)
+    )
+    gain = torch.cat((large, large, small, junk, torch.tensor([nan, 1000.0])))
+    classes = torch.tensor([0] * 40 + [1] * 20 + [2] * 20 + [2, 3])
+    gains = Gains.of(gain, classes, 4)
+    assert float(gains.overall) == pytest.approx(400.0, abs=10.0)
+    assert gains.classes.tolist() == pytest.approx([400.0, 60.0, 5.0, 400.0], abs=12.0)
+    assert float(outlier(small, gains.typical[classes[40:60]]).abs().max()) < 0.3
+    # a clump in the class of the large ones
+    assert float(outlier(torch.tensor([60.0]), gains.typical[:1])) > 0.8
+    assert gains.junk_class(chance=12.0) == 2
+    # small particles are no junk: they gain far more than chance
+    clean = Gains.of(gain[:60], classes[:60], 4)
+    assert clean.junk_class(chance=12.0) is None
+    assert Gains.of(junk, torch.zeros(20, dtype=torch.int64), 1).junk_class(12.0) is None
 
 
 @pytest.mark.parametrize("step", [maximise, Marginalise()])
