@@ -178,6 +178,10 @@ class ClampedSolver(WienerSolver):
             averages = non_negative(misfit, support, averages, self.rounds)
         return Solution(averages, raw.frc)
 
+    def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
+        """Solved again: a clamped average that is shifted is flat no more."""
+        return self(stats)
+
     def misfit(self, stats: SufficientStats, raw: Filtered) -> Misfit:
         """What is minimised."""
         return Misfit.of_rings(self.grid, raw.averages, stats.den.sum(0), raw.wiener)

@@ -112,16 +112,15 @@ class OnlineEM(torch.optim.Optimizer):
             # per-particle means, so that batches of any size weigh gamma
             share = running.count.sum() / stats.count.sum().clamp(min=1e-20)
             running = running.blend(stats.scaled(float(share)), gamma)
-        if self.recenter is not None and not whole:
-            # by where the averages stood when the particles were compared with them; solving comes
-            # after, so that no average is ever interpolated
-            shift = self.recenter.shift(self.model.references)
-            running = running.moved(self.solver.grid, shift)
         if self.reseed is not None and not whole:
             # a generator of each iteration's own: a resumed run draws the same numbers
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
             running = self.reseed(running, stats.count.sum(0), iteration, generator)
         solution = self.solver(running)
+        if self.recenter is not None and not whole:
+            shift = self.recenter.shift(solution.averages)
+            running = running.moved(self.solver.grid, shift)
+            solution = self.solver.moved(solution, shift, running)
         if self.upright is not None and iteration == self.upright.iteration:
             running = running.turned(self.upright.turns(solution.averages))
             solution = self.solver(running)

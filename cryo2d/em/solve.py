@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cryo2d.em.prior import Regularizer
 from cryo2d.em.stats import SufficientStats
+from cryo2d.geometry.fourier import fourier_shift
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_correlation
 from cryo2d.physics.solvent import SolventMask
@@ -73,6 +74,10 @@ class WienerSolver:
         """Averages and their FRC, both inside the masks."""
         raw = self.filtered(stats)
         return Solution(self.solvent.flatten(raw.averages, raw.masks), raw.frc)
+
+    def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
+        """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""
+        return Solution(fourier_shift(solution.averages, shift), solution.frc)
 
     def filtered(self, stats: SufficientStats) -> Filtered:
         """Averages before any mask is put on them."""

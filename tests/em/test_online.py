@@ -116,22 +116,19 @@ def test_the_model_says_what_the_sums_say(device):
 
 
 def test_an_average_off_centre_comes_home_with_its_sums(device):
+    # solving again from the moved sums gives the moved average
     data = synthetic(120, sigma=0.1, reach=1.0)
-    recenter = Recenter(threshold=0.3, max_step=20.0)
+    recenter = Recenter(threshold=0.3)
     optimizer = optimizer_of(data, device, recenter=recenter)
     off = torch.tensor([[3.0, 0.0], [0.0, -2.0], [1.0, 2.0]], device=device)
-    centred = at_truth(data, device, slice(None))
-    stats = centred.moved(data.grid, off)
-    model = optimizer.model
-    start = optimizer.solver(stats).averages
-    model.references.data.copy_(start)
-    first = recenter.shift(start)
+    stats = at_truth(data, device, slice(None)).moved(data.grid, off)
+    first = recenter.shift(optimizer.solver(stats).averages)
     found = optimizer.step(stats=stats, iteration=0).averages
-    # averages are those of the sums, which moved by what the references were off
-    torch.testing.assert_close(found, optimizer.solver(optimizer.stats).averages)
     torch.testing.assert_close(optimizer.stats.num, stats.moved(data.grid, first).num)
-    assert float(recenter.shift(found).norm(dim=1).max()) < 0.25
-    assert float(first.norm(dim=1).min()) > 1.0
+    solved = optimizer.solver(optimizer.stats).averages
+    inner = slice(6, -6)
+    error = (found - solved)[:, inner, inner].square().mean().sqrt()
+    assert float(error) < 0.05 * float(solved[:, inner, inner].square().mean().sqrt())
     still = optimizer_of(data, device, recenter=recenter)
     kept = still.step(stats=stats, iteration=0, whole=True).averages
     torch.testing.assert_close(kept, optimizer.solver(stats).averages)
@@ -141,9 +138,9 @@ def test_a_clamped_average_stays_flat_when_it_is_centred(device):
     data = synthetic(60, sigma=0.3, reach=1.0)
     solver = ClampedSolver(data.grid, SolventMask(32, 9.0, 12.0), FrcRegularizer())
     optimizer = optimizer_of(data, device, solver=solver, recenter=Recenter(threshold=0.3))
-    model = optimizer.model
-    model.references.data.copy_(torch.roll(data.averages, (2, 1), (1, 2)))
-    found = optimizer.step(stats=at_truth(data, device, slice(None)), iteration=0).averages
+    stats = at_truth(data, device, slice(None))
+    assert float(optimizer.recenter.shift(solver(stats).averages).norm(dim=1).min()) > 0.1
+    found = optimizer.step(stats=stats, iteration=0).averages
     outside = ~solver.support(solver.filtered(optimizer.stats)).bool()
     assert int(outside.sum()) > 1000
     assert float(found[outside].abs().max()) == 0.0
