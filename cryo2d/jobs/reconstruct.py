@@ -39,6 +39,9 @@ MONTAGE = (
 GIGABYTE = 1e9
 
 
+FINEST = 4  # pixels of the averages to one of the images, along a side, at most
+
+
 @dataclass(frozen=True)
 class Scale:
     """Sizes of the averages.
@@ -115,13 +118,15 @@ def scale_of(cfg: DictConfig, table: ParticleTable) -> Scale:
     """Sizes of the averages.
 
     Raises:
-        InputError: for a pixel finer than that of the images, or a box that holds nothing.
+        InputError: for a pixel more than four times finer than that of the images, or a box that
+            holds nothing.
     """
     raw_box, raw_pixel = int(table.box[0]), float(table.pixel_size[0])
     wanted, box = cfg.average.pixel_size, cfg.average.box
     field = raw_box if wanted is None else 2 * round(raw_box * raw_pixel / wanted / 2)
-    if field > raw_box or field < 16:
-        expected = f"{raw_pixel:.4g} to {raw_box * raw_pixel / 16:.4g} A, as the images allow"
+    if field > FINEST * raw_box or field < 16:
+        least, most = raw_pixel / FINEST, raw_box * raw_pixel / 16
+        expected = f"{least:.4g} to {most:.4g} A, as the images allow"
         found = f"average.pixel_size={wanted}"
         raise InputError([Problem("command line", found, expected, "change it")])
     return Scale(field, field if box is None else box, raw_pixel * raw_box / field)
@@ -147,7 +152,8 @@ def frame_of(cfg: DictConfig, source: Source, scale: Scale) -> Frame:
     return Frame(
         box=scale.field,
         pixel_size=scale.pixel_size,
-        max_resolution=2 * scale.pixel_size,
+        # smaller pixels than those of the images show no more than these
+        max_resolution=2 * max(scale.pixel_size, float(source.table.pixel_size[0])),
         mask_diameter=mask,
         mask_diameter_outer=outer,
         remove_neighbours=given(model.remove_neighbours, "model.remove_neighbours", True),

@@ -98,6 +98,17 @@ def test_a_coarser_pixel_is_the_cropped_average(star, usual, tmp_path):
     assert (likeness(half.images, expected) > 0.97).all()
 
 
+def test_a_finer_pixel_shows_the_same_average_larger(star, usual, tmp_path):
+    full = read_class_averages(usual)
+    fine = read_class_averages(
+        reconstruct(tmp_path / "fine", f"data.path={star}", f"average.pixel_size={0.8 * PIXEL}")
+    )
+    assert fine.images.shape[-1] == 50
+    assert fine.pixel_size == pytest.approx(0.8 * PIXEL)
+    expected = fourier_resize(torch.from_numpy(np.array(full.images)), 50)
+    assert (likeness(fine.images, expected) > 0.97).all()
+
+
 def test_the_box_is_cut_or_padded_about_the_centre(star, usual, tmp_path):
     full = read_class_averages(usual).images
     large = reconstruct(tmp_path / "large", f"data.path={star}", "average.box=48")
@@ -169,7 +180,7 @@ def test_jobs_in_between_pass_the_mask_and_contrast_on(tmp_path):
         ([], "neither run nor data.path"),
         (["data.path={star}", "run=."], "and data.path="),
         (["run=/nowhere"], "no such folder"),
-        (["data.path={star}", "average.pixel_size=1"], "average.pixel_size=1"),
+        (["data.path={star}", "average.pixel_size=0.5"], "average.pixel_size=0.5"),
         (["data.path={star}", "model.mask_diameter=200"], "at most the box"),
         (["data.path={bare}"], "rlnClassNumber.*rlnAnglePsi.*rlnOriginXAngst"),
     ],
