@@ -1,6 +1,7 @@
 """A classification whose particles keep arriving: Lightning's module and data."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class LiveClassification(Classification):
         count, device = len(halves), self.device
         self.halves, self.optics = halves.to(device), optics.to(device)
         self.scale = extended(self.scale, torch.ones(count, device=device))
+        self.gains = extended(self.gains, torch.full((count,), math.nan, device=device))
         self._found = {name: extended(v, _missing(v, count)) for name, v in self._found.items()}
         noise = self.model.noise
         self.model.noise = extended(noise, power.to(noise))
@@ -57,6 +59,7 @@ class LiveClassification(Classification):
         state = checkpoint["state_dict"]
         count = len(self.halves)
         state["scale"] = extended(state["scale"], torch.ones(count))
+        state["gains"] = extended(state["gains"], torch.full((count,), math.nan))
         state["model.noise"] = extended(state["model.noise"], self.model.noise.cpu())
         for optimizer in checkpoint["optimizer_states"]:
             for held in optimizer["state"].values():

@@ -111,7 +111,7 @@ def summarize(
         log_likelihood=log_likelihood,
         averages=solution.averages.cpu(),
         counts=counts,
-        weights=model.weights.cpu(),
+        weights=model.weights.cpu().clone(),
         class_resolution=class_resolution(frc, frequency),
         class_ess=class_mean(ess, classes, counts),
         class_probability=class_mean(posteriors, classes, counts),

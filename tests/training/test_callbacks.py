@@ -83,7 +83,7 @@ def test_montage_and_metrics_reach_files_and_loggers(tmp_path: Path):
     rows = read_rows(tmp_path / "metrics.csv")
     expected = [metrics_of(make_summary(i)) for i in range(3)]
     for row, wanted in zip(rows, expected, strict=True):
-        assert row.pop("memory_gb") <= wanted.pop("memory_gb")
+        assert row.pop("memory_gb") <= wanted.pop("memory_gb") + 1e-3
         assert row == pytest.approx(wanted, rel=1e-5)
     spectra = read_rows(tmp_path / "spectra.csv")
     assert len(spectra) == 3 * RINGS
