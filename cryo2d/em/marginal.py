@@ -13,6 +13,7 @@ class at a time only, and are computed again where they are needed twice.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -110,8 +111,10 @@ class MarginalPosterior:
 
     def peak(self) -> Posterior:
         """The class posterior, on the likeliest pose of each class that has a cell."""
-        if self.apart is not None:
-            return self.apart
+        return self._peak if self.apart is None else self.apart
+
+    @cached_property
+    def _peak(self) -> Posterior:
         poses, classes = self.found.poses, self.classes
         pair = poses.particle * classes.shape[1] + poses.classes
         first = segment_argmax(self.weight, pair, classes.numel())

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -39,6 +39,8 @@ from cryo2d.training.objectives import OBJECTIVES, USUAL
 from cryo2d.training.references import given_references, random_references
 
 log = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=Classification)
 
 FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 
@@ -94,19 +96,43 @@ def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Cla
         seed=cfg.seed,
     )
     known = known_poses(cfg, particles, frame)
-    module = Classification(
+    module = module_of(Classification, cfg, particles, frame, known, given)
+    trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
+    return module
+
+
+def module_of(
+    kind: type[Kind],
+    cfg: DictConfig,
+    particles: Particles | LiveParticles,
+    frame: Frame,
+    known: KeepPoses | None,
+    given: Tensor | None,
+) -> Kind:
+    """The module of particles that were read, before its first iteration.
+
+    Args:
+        kind: its class.
+        cfg: composed configuration of the job.
+        particles: with their plan.
+        frame: sizes.
+        known: poses to keep, None to search.
+        given: averages to start from ``[k y x]``, None for random ones.
+    """
+    cache, plan = particles.cache, particles.plan
+    assert cache is not None
+    assert plan is not None
+    return kind(
         first_model(cfg, particles, frame, known, given),
         frame.grid,
         frame.search,
-        particles.plan,
+        plan,
         em_settings(cfg, frame, known),
         optimizer_maker(cfg, frame),
         halves=cache.half.cpu(),
         optics=cache.optics.cpu(),
         pixel_size=frame.pixel_size,
     )
-    trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
-    return module
 
 
 def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:

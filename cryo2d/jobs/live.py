@@ -12,11 +12,9 @@ from cryo2d.data.feed import Feed
 from cryo2d.data.visits import GrowingPlan
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs.classify import (
-    em_settings,
-    first_model,
     frame_of,
     make_trainer,
-    optimizer_maker,
+    module_of,
     references_of,
     resumed,
     told_settings,
@@ -72,7 +70,8 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         if checkpoint is not None:
             particles.receive(particles.feed.restore(Path(checkpoint).parents[1] / DELIVERIES))
         frame = opened(cfg, particles)
-        module = module_of(cfg, particles, frame)
+        given = references_of(cfg, frame, int(particles.table.box[0]))
+        module = module_of(LiveClassification, cfg, particles, frame, None, given)
         # how many iterations there will be shows as the particles come
         trainer.fit_loop.max_epochs = -1
         trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
@@ -170,20 +169,3 @@ def opened(cfg: DictConfig, particles: LiveParticles) -> Frame:
     particles.read()
     check_classes(cfg, len(particles.held))
     return frame
-
-
-def module_of(cfg: DictConfig, particles: LiveParticles, frame: Frame) -> LiveClassification:
-    """The classification of what there is so far."""
-    given = references_of(cfg, frame, int(particles.table.box[0]))
-    cache = particles.cache
-    return LiveClassification(
-        first_model(cfg, particles, frame, None, given),
-        frame.grid,
-        frame.search,
-        particles.plan,
-        em_settings(cfg, frame, None),
-        optimizer_maker(cfg, frame),
-        halves=cache.half.cpu(),
-        optics=cache.optics.cpu(),
-        pixel_size=frame.pixel_size,
-    )
