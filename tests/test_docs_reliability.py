@@ -20,7 +20,7 @@ def rows() -> list[tuple[str, ...]]:
 
 
 @cache
-def tests_in(file: str) -> set[str]:
+def functions_of(file: str) -> set[str]:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
     return {function.name for function in functions if function.name.startswith("test_")}
@@ -35,7 +35,7 @@ def test_each_row_names_tests_that_exist(row):
     assert named, "no test"
     for file, test in named:
         assert (ROOT / file).is_file(), file
-        assert test in tests_in(file), f"{file}::{test}"
+        assert test in functions_of(file), f"{file}::{test}"
     assert not NAMED.sub("", tests).strip(" ,"), "something that is no test"
 
 
