@@ -26,9 +26,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d import __version__
 from cryo2d.errors import EnvironmentFault, InputError, Problem
-from cryo2d.jobs import external, handbook, overrides, settings, sweep
+from cryo2d.jobs import external, handbook, overrides, record, settings, sweep
+from cryo2d.jobs.handbook import DEFAULT_JOB, config_dir
 
-DEFAULT_JOB = "classify"
 EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_INTERNAL = 2, 3, 4
 EXIT_INTERRUPT, EXIT_TERMINATED = 130, 143
 # A full or read-only disk, a missing permission, too many open files.
@@ -67,19 +67,6 @@ def _main() -> NoReturn:
     sys.exit(0)
 
 
-def config_dir() -> Path:
-    """The folder conf/: inside the package in a wheel, beside it in a checkout or editable install.
-
-    Raises:
-        EnvironmentFault: if the installation lacks it.
-    """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / f"{DEFAULT_JOB}.yaml").is_file():
-            return folder
-    raise EnvironmentFault(f"no configuration beside {package}; install cryo2d again")
-
-
 def perform(cfg: DictConfig) -> float | None:
     """The task that Hydra calls: one run of one job in a folder of its own.
 
@@ -102,6 +89,7 @@ def perform(cfg: DictConfig) -> float | None:
         if "seed" in cfg and cfg.seed is None:
             cfg.seed = secrets.randbelow(2**31)
         (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+        record.begin(run_dir, job, context.overrides.task)
         return importlib.import_module(f"cryo2d.jobs.{job}").run(cfg, run_dir)
     except Exception as error:  # noqa: BLE001 - the border: every error becomes an exit code
         code = _report(error, debug=bool(cfg.get("debug")), log_file=run_dir / f"{job}.log")

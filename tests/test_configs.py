@@ -34,6 +34,7 @@ NEEDED = {
     "rank": ["run=outputs/classify/run"],
     "rebalance": ["run=outputs/classify/run"],
     "relion": ["data.path=particles.star"],
+    "rerun": ["run=outputs/classify/run"],
     "select": ["run=outputs/classify/run"],
 }
 

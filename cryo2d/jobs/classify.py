@@ -12,6 +12,7 @@ from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from cryo2d.data.fingerprint import fingerprint
 from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
@@ -26,6 +27,7 @@ from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
+from cryo2d.jobs import record
 from cryo2d.jobs.limits import check_classes, check_frame
 from cryo2d.jobs.particles import make_particles, threads_of
 from cryo2d.physics.preprocess import TRANSFER, working_box
@@ -81,6 +83,7 @@ def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Cla
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
     table, excluded = load(cfg, run_dir)
+    record.add(run_dir, input=fingerprint(table, input_files(cfg)))
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
     log_settings(trainer.loggers, told_settings(cfg))
@@ -163,6 +166,12 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
     if problems:
         raise InputError(problems)
     return table, excluded
+
+
+def input_files(cfg: DictConfig) -> list[str]:
+    """Files besides the stacks that a classification reads."""
+    given = [cfg.data.path, *cfg.data.passthrough, cfg.model.initial_references]
+    return [to_absolute_path(path) for path in given if path is not None]
 
 
 def frame_of(cfg: DictConfig, table: ParticleTable) -> Frame:

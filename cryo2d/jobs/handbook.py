@@ -15,10 +15,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cryo2d.errors import InputError, Problem
+from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.jobs import settings
 from cryo2d.jobs.conflicts import as_typed
 from cryo2d.jobs.rules import Objects
+
+DEFAULT_JOB = "classify"
 
 KEY = re.compile(r"( *)(\w+):")
 GROUPS_OF_ONE = ("hydra", "data", "model", "optimizer", "post", "callbacks", "post", "simulation")
@@ -69,10 +71,23 @@ class Setting:
     meaning: str
 
 
+def config_dir() -> Path:
+    """The folder conf/: inside the package in a wheel, beside it in a checkout or editable install.
+
+    Raises:
+        EnvironmentFault: if the installation lacks it.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / f"{DEFAULT_JOB}.yaml").is_file():
+            return folder
+    raise EnvironmentFault(f"no configuration beside {package}; install cryo2d again")
+
+
 def job_names(conf: Path) -> list[str]:
     """The jobs: the primary configurations in conf/, the usual one first."""
     return sorted(
-        (p.stem for p in conf.glob("*.yaml")), key=lambda name: (name != "classify", name)
+        (p.stem for p in conf.glob("*.yaml")), key=lambda name: (name != DEFAULT_JOB, name)
     )
 
 

@@ -15,12 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs import handbook, settings
-from cryo2d.jobs.rules import Condition, OrNull
+from cryo2d.jobs.rules import Condition, OrNull, Several
 from cryo2d.jobs.settings import COMMAND_LINE
 
 LISTED_SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 # Settings of a job that take words without a name.
-POSITIONAL = {"compare": "runs"}
+POSITIONAL = {"compare": "runs", "rerun": "run"}
 # Jobs that may go on in the folder of an earlier run.
 CONTINUED = ("relion",)
 SECRET = re.compile(r"(?i)(api_?key|password|secret|(^|[._])token)$")
@@ -46,8 +46,14 @@ def gathered(job: str, typed: Sequence[str]) -> list[str]:
     words = [text for text in typed if "=" not in text and not text.startswith("~")]
     if key is None or not words:
         return list(typed)
-    listed = ",".join('"' + word.replace('"', '\\"') + '"' for word in words)
+    if len(words) == 1 and not isinstance(settings.SETTINGS[job][key], Several):
+        return [f"{key}={_in_quotes(text)}" if text in words else text for text in typed]
+    listed = ",".join(map(_in_quotes, words))
     return [*(text for text in typed if text not in words), f"{key}=[{listed}]"]
+
+
+def _in_quotes(word: str) -> str:
+    return '"' + word.replace('"', '\\"') + '"'
 
 
 def check(

@@ -207,6 +207,12 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
         "min_stability": Real(least=0, most=1),
         **RUN,
     },
+    "rerun": {
+        "run": Text("the folder of a finished run (cryo2d rerun outputs/classify/RUN)"),
+        "changed_input": Flag(),
+        "trusted": Several(Text("the name of a class")),
+        **RUN,
+    },
     "convert": {
         "data.path": Text("a .star, .cs or .mrcs file (data.path=particles.star)"),
         "data.passthrough": Several(Text("a .cs file")),

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw
 
 from cryo2d.training.drawing import style
+from cryo2d.training.drawing.classes import number
 from cryo2d.training.drawing.curves import histogram
+from cryo2d.training.drawing.montage import grey_levels
 
 
 def draw_agreement(agreement: np.ndarray, names: Sequence[str]) -> bytes:
@@ -82,3 +85,42 @@ def draw_stability(particles: np.ndarray) -> bytes:
     histogram(ax, particles, np.linspace(0, 1, 41))
     style.dress(ax, x="stability", y="particles")
     return style.figure_png(fig)
+
+
+def draw_pairs(
+    first: np.ndarray,
+    second: np.ndarray,
+    names: Sequence[str],
+    correlation: np.ndarray,
+    tile: int = 96,
+) -> np.ndarray:
+    """Averages above those that match them, with their correlation.
+
+    Args:
+        first: ``[k y x]``.
+        second: ``[k y x]``.
+        names: of the pairs ``[k]``.
+        correlation: of the pairs ``[k]``.
+        tile: edge of a tile (pixel).
+
+    Returns:
+        ``[height width 3]`` uint8.
+    """
+    gap, text = 8, 11
+    wide = max(1, min(len(names), 10))
+    high = 2 * tile + 2 + 3 * text
+    rows = -(-len(names) // wide)
+    canvas = Image.new("RGB", (wide * (tile + gap) + gap, rows * (high + gap) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for part, images in enumerate((first, second)):
+        for i, levels in enumerate(grey_levels(images)):
+            left, top = gap + i % wide * (tile + gap), gap + i // wide * (high + gap)
+            picture = Image.fromarray(levels).resize((tile, tile), Image.Resampling.BICUBIC)
+            grey = np.clip(np.asarray(picture) * 255.0, 0, 255).astype(np.uint8)
+            canvas.paste(Image.fromarray(grey), (left, top + part * (tile + 2)))
+    for i, name in enumerate(names):
+        left, below = gap + i % wide * (tile + gap), gap + i // wide * (high + gap) + 2 * tile + 5
+        draw.text((left, below), number(correlation[i], 4), style.INK, style.font(text, True))
+        place = (left + tile, below)
+        draw.text(place, f"#{name}", style.MUTED, style.font(text - 1), anchor="ra")
+    return np.asarray(canvas)
