@@ -19,6 +19,8 @@ from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_che
 from cryo2d.training.callbacks.metrics import Metrics, append_row, metrics_of, read_rows
 from cryo2d.training.callbacks.montage import Montage
 from cryo2d.training.callbacks.progress import Progress, clock
+from cryo2d.training.callbacks.tracks import TrackClasses
+from cryo2d.training.drawing.tracks import read_tracks
 
 
 def fit(
@@ -54,7 +56,8 @@ def _loggers(folder: Path) -> list[pl.loggers.Logger]:
 
 
 def test_montage_and_metrics_reach_files_and_loggers(tmp_path: Path):
-    fit(tmp_path, [Montage(), Metrics()], loggers=_loggers(tmp_path))
+    callbacks = [Montage(), TrackClasses(), Metrics()]
+    fit(tmp_path, callbacks, loggers=_loggers(tmp_path))
 
     pictures = sorted((tmp_path / "images").iterdir())
     assert [p.name for p in pictures] == [f"iteration_{i:03d}.png" for i in range(3)]
@@ -73,9 +76,10 @@ def test_montage_and_metrics_reach_files_and_loggers(tmp_path: Path):
     np.testing.assert_array_equal(shown, np.asarray(Image.open(pictures[2])))
     names = ("posterior", "ess", "shift", "scale", "class_size")
     assert {f"distribution/{n}" for n in names} <= set(events.Tags()["histograms"])
-    for name in ("frc", "noise"):
+    for name in ("frc", "noise", "tracks"):
         # the first and the last iteration
         assert [e.step for e in events.Images(name)] == [0, 2]
+    assert read_tracks(tmp_path).iteration.tolist() == [0, 1, 2]
     assert {"log_likelihood", "unchanged", "mean_scale", "mean_shift", "memory_gb"} <= set(
         events.Tags()["scalars"]
     )

@@ -22,6 +22,14 @@ from cryo2d.training.drawing.montage import (
 from cryo2d.training.drawing.report import Counts, Report, readable_size, render_report
 from cryo2d.training.drawing.similarity import descriptors, similarity_order
 from cryo2d.training.drawing.style import image_png
+from cryo2d.training.drawing.tracks import (
+    EDGE,
+    Tracks,
+    draw_tracks,
+    no_tracks,
+    read_tracks,
+    write_tracks,
+)
 
 
 def _table(count: np.ndarray) -> ClassTable:
@@ -236,3 +244,45 @@ def test_counts_have_to_add_up():
 )
 def test_sizes_for_people(size: float, text: str):
     assert readable_size(size) == text
+
+
+def followed(last: int, most: int = 4) -> Tracks:
+    """Tracks of an iteration after all before it; class 0 grows, the last is empty."""
+    tracks = no_tracks(CLASSES)
+    for i in range(last + 1):
+        count = np.array([10 * i + 10, *[5] * (CLASSES - 2), 0])
+        tracks = tracks.followed(i, blobs(seed=i), count, most=most)
+    return tracks
+
+
+@pytest.mark.parametrize(
+    ("last", "kept"), [(0, [0]), (4, [0, 2, 4]), (5, [0, 2, 4, 5]), (13, [0, 4, 8, 12, 13])]
+)
+def test_tracks_are_thinned_evenly_and_keep_the_newest(last: int, kept: list[int]):
+    tracks = followed(last)
+    assert tracks.iteration.tolist() == kept
+    assert tracks.count[:, 0].tolist() == [10 * i + 10 for i in kept]
+    assert tracks.levels.shape == (len(kept), CLASSES, EDGE, EDGE)
+
+
+def test_tracks_of_a_resumed_run_are_those_of_one_that_went_on(tmp_path):
+    tracks = followed(6)
+    write_tracks(tmp_path, followed(9))
+    back = read_tracks(tmp_path).followed(6, blobs(seed=6), tracks.count[-1], most=4)
+    # what was thinned out since then cannot come back
+    assert set(back.iteration) <= set(tracks.iteration)
+    np.testing.assert_array_equal(back.levels[-1], tracks.levels[-1])
+    assert read_tracks(tmp_path / "nowhere") is None
+
+
+def test_tracks_are_drawn_with_the_size_of_the_class():
+    tracks = followed(13)
+    drawn = draw_tracks(tracks)
+    assert drawn.shape[0] > CLASSES * EDGE
+    alone = draw_tracks(tracks, [0])
+    blue = (alone == (0x1F, 0x5F, 0x8B)).all(-1)
+    # class 0 is the largest at every iteration: a full bar below each of its pictures
+    assert blue.sum() == len(tracks) * EDGE * 3
+    assert not (draw_tracks(tracks, [CLASSES - 1]) == (0x1F, 0x5F, 0x8B)).all(-1).any()
+    many = Tracks(tracks.iteration, np.tile(tracks.levels, (1, 9, 1, 1)), np.tile(tracks.count, 9))
+    assert draw_tracks(many).shape[1] == 2 * drawn.shape[1]

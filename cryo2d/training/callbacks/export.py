@@ -24,6 +24,8 @@ from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.gallery import Gallery, Picture
 from cryo2d.training.drawing.montage import ANGSTROM
 from cryo2d.training.drawing.report import Counts, Report, render_report
+from cryo2d.training.drawing.tracks import FILE as TRACKS
+from cryo2d.training.drawing.tracks import read_tracks
 from cryo2d.training.loggers import log_classes, log_image
 from cryo2d.training.manifest import versions, write_manifest
 from cryo2d.training.objectives import OBJECTIVES
@@ -117,6 +119,7 @@ class Export(Callback):
             optics_names=data.table.optics_names,
             history=read_rows(folder / "metrics.csv"),
             mask_diameter=self.mask_diameter,
+            tracks=read_tracks(folder),
         )
         files = write_particle_files(folder, outcome)
         files += write_class_averages(folder, averages)
@@ -188,7 +191,7 @@ class Export(Callback):
         summary: IterationSummary,
         judged: dict[str, float],
     ) -> None:
-        extra = [n for n in ("metrics.csv", "spectra.csv") if (folder / n).is_file()]
+        extra = [n for n in ("metrics.csv", "spectra.csv", TRACKS) if (folder / n).is_file()]
         facts = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "source": table.source,

@@ -11,6 +11,7 @@ from cryo2d.training.drawing.curves import draw_frc, draw_history, draw_noise, d
 from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
 from cryo2d.training.drawing.similarity import similarity_order
 from cryo2d.training.drawing.style import image_png
+from cryo2d.training.drawing.tracks import Tracks, draw_tracks
 from cryo2d.types import Assignments, IterationSummary
 
 
@@ -51,6 +52,7 @@ class Gallery:
         optics_names: ``[g]``.
         history: rows of metrics.csv.
         mask_diameter: circle in which the contrast is measured (Angstrom).
+        tracks: the classes at some iterations, or None.
     """
 
     summary: IterationSummary
@@ -61,6 +63,7 @@ class Gallery:
     optics_names: Sequence[str]
     history: Sequence[Mapping[str, float]]
     mask_diameter: float | None = None
+    tracks: Tracks | None = None
 
     @property
     def mask_radius(self) -> float | None:
@@ -115,6 +118,9 @@ class Gallery:
         if len(self.history) > 1:
             course = draw_history(self.history, len(self.table))
             pictures.insert(1, Picture("Course of the run", course, COURSE))
+        if self.tracks is not None and len(self.tracks) > 1:
+            drawn = image_png(draw_tracks(self.tracks, self.table.by_count()))
+            pictures.insert(2, Picture("Class tracks", drawn, TRACKS, "tracks.png", 1.0))
         return pictures
 
 
@@ -127,6 +133,11 @@ MONTAGE = (
 COURSE = (
     "Band used for alignment and resolution of the classes; effective classes, exp of the entropy "
     "of the class sizes (dashed: the number of classes); mean chi-squared per Fourier sample."
+)
+TRACKS = (
+    "The largest classes from top to bottom, iterations from left to right; below each picture the "
+    "size of the class then, against the largest. A picture that changes at once is a class that "
+    "died and was begun anew (optimizer.reseed)."
 )
 FRC = (
     "One line per class, coloured by its resolution; black: mean weighted by particles. Both "
