@@ -101,11 +101,11 @@ def draw_tracks(tracks: Tracks, order: Sequence[int] | np.ndarray | None = None)
     Returns:
         ``[height width 3]`` uint8.
     """
-    order = np.argsort(-tracks.count[-1], kind="stable") if order is None else np.asarray(order)
-    order = order[:MOST_ROWS]
+    largest = np.argsort(-tracks.count[-1], kind="stable")
+    shown = np.asarray(largest if order is None else order)[:MOST_ROWS].tolist()
     tile, gap, text, label, head = EDGE, 4, 11, 76, 22
-    blocks = -(-len(order) // BLOCK_ROWS)
-    rows = -(-len(order) // blocks)
+    blocks = -(-len(shown) // BLOCK_ROWS)
+    rows = -(-len(shown) // blocks)
     wide, high = label + len(tracks) * (tile + gap) + 20, tile + gap + 6
     canvas = Image.new("RGB", (blocks * wide, head + rows * high), "white")
     draw = ImageDraw.Draw(canvas)
@@ -113,9 +113,9 @@ def draw_tracks(tracks: Tracks, order: Sequence[int] | np.ndarray | None = None)
     for block in range(blocks):
         left = block * wide + label
         for column, number in enumerate(tracks.iteration.tolist()):
-            middle = (left + column * (tile + gap) + tile // 2, head - 5)
-            draw.text(middle, f"{number}", style.MUTED, style.font(text), anchor="ms")
-    for place, k in enumerate(order.tolist()):
+            above = (left + column * (tile + gap) + tile // 2, head - 5)
+            draw.text(above, f"{number}", style.MUTED, style.font(text), anchor="ms")
+    for place, k in enumerate(shown):
         left, top = place // rows * wide, head + place % rows * high
         middle, edge = top + tile // 2, left + label - 8
         ink = style.WARNING if tracks.count[-1, k] == 0 else style.INK
