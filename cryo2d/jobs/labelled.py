@@ -15,22 +15,27 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from cryo2d.geometry.fourier import fourier_shift
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_correlation
 from cryo2d.io.averages import ClassAverages
 from cryo2d.jobs.classify import fitted
+from cryo2d.physics.solvent import gaussian
+from cryo2d.ranking.features import BRIGHT
 from cryo2d.simulate.fold import rotation
 from cryo2d.simulate.molecules import molecules
 from cryo2d.simulate.particles import simulate
 from cryo2d.simulate.phantom import Phantom, project
+from cryo2d.simulate.recipe import JUNK_NAMES
 from cryo2d.simulate.scene import Kind
 from cryo2d.training.callbacks.averages import class_averages
 from cryo2d.training.drawing.classes import ClassTable
 from cryo2d.types import Assignments
 
 COMPARED = 12  # good members of a class whose clean projections are compared with its average
+SEEN = 0.1  # of its brightest part: where a projection ends
 REACH = 4  # an average may have moved by so many pixels since its particles were aligned
 QUIET = ("pytorch_lightning", "cryo2d.jobs.classify", "cryo2d.training")
 
@@ -44,6 +49,7 @@ class Labelled:
         good: share of the members of each class that are whole single molecules ``[k]``.
         likeness: mean ring correlation of an average with the clean projections of its good
             members, over the rings to a sixth of the molecule's diameter ``[k]``.
+        clutter: area of what is as bright as a molecule beyond them, in areas of theirs ``[k]``.
         species: molecule of most good members, -1 without any ``[k]``.
         names: of the molecules.
     """
@@ -51,6 +57,7 @@ class Labelled:
     averages: ClassAverages
     good: NDArray[np.float64]
     likeness: NDArray[np.float64]
+    clutter: NDArray[np.float64]
     species: NDArray[np.int64]
     names: tuple[str, ...]
 
@@ -76,15 +83,18 @@ class Draw:
         diameter = max(molecule.diameter for molecule in molecules(chosen))
         # a box of 1.35 to 2 diameters
         pixel = float(np.clip(pixel, 1.35 * diameter / box, 2.0 * diameter / box))
+        clean, crowded = rng.random() < 0.25, rng.random() < 0.6
         simulation: dict[str, Any] = {
             "num_particles": int(particles * rng.uniform(0.6, 1.4)),
             "box": box,
             "pixel_size": round(pixel, 3),
             "molecules": chosen,
             "views": None if rng.random() < 0.4 else int(rng.integers(1, 7)),
-            "snr": float(np.exp(rng.uniform(np.log(0.05), np.log(0.6)))),
-            "junk_fraction": float(rng.uniform(0.05, 0.55)),
+            "snr": float(np.exp(rng.uniform(np.log(0.12 if clean else 0.05), np.log(0.6)))),
+            "junk_fraction": float(rng.uniform(0.0, 0.05) if clean else rng.uniform(0.05, 0.55)),
+            "junk": rng.permutation(JUNK_NAMES)[: rng.integers(2, 5)].tolist(),
             "neighbours": float(rng.choice([0.0, 0.3, 1.0])),
+            "crowding": float(rng.uniform(0.5, 4.0)) if crowded else 0.0,
             "micelle": float(rng.choice([0.0, 0.0, 0.0, 0.8])),
             "shift_sigma": float(rng.uniform(0.0, 0.06) * diameter),
             "gradient": float(rng.uniform(0.0, 0.3)),
@@ -94,13 +104,16 @@ class Draw:
         masked = rng.random() < 0.6
         most = 0.9 * box * pixel
         classification = {
-            "model.num_classes": int(rng.integers(8, 16)),
+            "model.num_classes": int(rng.integers(8, 20)),
             "model.mask_diameter": (
-                round(min(diameter * rng.uniform(1.05, 1.35), most), 1) if masked else None
+                round(min(diameter * rng.uniform(1.05, 1.6), most), 1) if masked else None
             ),
             "model.max_resolution": round(pixel * float(rng.uniform(2.2, 3.0)), 2),
             "model.clamp_solvent": bool(rng.random() < 0.15),
-            "optimizer.iterations": int(rng.integers(4, 28)),
+            "model.remove_neighbours": bool(rng.random() < 0.35),
+            # without it averages of few particles are full of noise
+            "model.frc_regularizer": bool(rng.random() < 0.85),
+            "optimizer.iterations": int(rng.integers(10 if clean else 4, 28)),
             "optimizer.batch_per_class": int(rng.integers(12, 25)),
             "seed": int(rng.integers(2**31)),
         }
@@ -147,7 +160,7 @@ def label(averages: ClassAverages, found: Assignments, truth: Mapping[str, NDArr
     count = np.bincount(members, minlength=size)
     own = truth["kind"] == Kind.GOOD
     good = np.bincount(members[own], minlength=size) / np.maximum(count, 1)
-    species, likeness = np.full(size, -1), np.zeros(size)
+    species, likeness, clutter = np.full(size, -1), np.zeros(size), np.zeros(size)
     phantoms = molecules(names)
     for k in range(size):
         rows = np.flatnonzero(own & (members == k))
@@ -156,9 +169,12 @@ def label(averages: ClassAverages, found: Assignments, truth: Mapping[str, NDArr
         species[k] = np.bincount(truth["species"][rows]).argmax()
         rows = rows[np.linspace(0, len(rows) - 1, min(COMPARED, len(rows))).round().astype(int)]
         clean = [_clean(int(row), averages, found, truth, phantoms) for row in rows]
-        diameter = phantoms[species[k]].diameter
-        likeness[k] = _likeness(averages, k, torch.cat(clean), diameter)
-    return Labelled(averages, good, likeness, species, names)
+        diameter = phantoms[species[k]].diameter / averages.pixel_size
+        views = torch.cat(clean)
+        image = _over(torch.from_numpy(averages.images[k].copy()), views.mean(0))
+        likeness[k] = _likeness(image, views, diameter)
+        clutter[k] = _clutter(image, views.mean(0), diameter)
+    return Labelled(averages, good, likeness, clutter, species, names)
 
 
 def _clean(
@@ -177,17 +193,34 @@ def _clean(
     return project(phantom, pose[None], moved[None].float(), box, averages.pixel_size)
 
 
-def _likeness(averages: ClassAverages, k: int, clean: Tensor, diameter: float) -> float:
-    """Mean ring correlation of an average with projections ``[n y x]``."""
-    box = averages.images.shape[-1]
-    image = torch.from_numpy(averages.images[k].copy())
-    spectrum = torch.fft.rfft2(image - image.mean()).conj() * torch.fft.rfft2(clean.mean(0))
+def _over(image: Tensor, clean: Tensor) -> Tensor:
+    """An average ``[y x]``, moved by whole pixels to where it fits a projection best."""
+    box = image.shape[-1]
+    spectrum = torch.fft.rfft2(image - image.mean()).conj() * torch.fft.rfft2(clean)
     cross = torch.fft.irfft2(spectrum, s=(box, box))
     near = torch.arange(-REACH, REACH + 1)
     at = int(cross[near[:, None], near].argmax())
     y, x = near[at // len(near)], near[at % len(near)]
-    image = fourier_shift(image[None], torch.tensor([[float(x), float(y)]]))
-    rings = min(box // 2 - 1, max(3, round(6.0 * box * averages.pixel_size / diameter)))
+    return fourier_shift(image[None], torch.tensor([[float(x), float(y)]]))[0]
+
+
+def _likeness(image: Tensor, clean: Tensor, diameter: float) -> float:
+    """Mean ring correlation of an average and projections ``[n y x]``; diameter in pixels."""
+    box = image.shape[-1]
+    rings = min(box // 2 - 1, max(3, round(6.0 * box / diameter)))
     grid = PolarGrid(box, rings)
-    one, two = (grid.harmonics(grid.sample(part)) for part in (image, clean))
+    one, two = (grid.harmonics(grid.sample(part)) for part in (image[None], clean))
     return float(ring_correlation(grid, one, two).mean())
+
+
+def _clutter(image: Tensor, clean: Tensor, diameter: float) -> float:
+    """Bright area beyond the molecules of a projection, over theirs; diameter in pixels."""
+    low, ideal = gaussian(torch.stack([image, clean]), diameter / 15.0)
+    margin = 2 * round(0.06 * diameter) + 1
+    covered = ideal > SEEN * ideal.max()
+    beyond = max_pool2d(covered[None, None].float(), margin, 1, margin // 2)[0, 0] == 0
+    if not (beyond.any() and covered.any()):
+        return 0.0
+    level = low[beyond].median()
+    height = torch.quantile(low[covered] - level, 0.9).clamp(min=1e-20)
+    return float((low[beyond] - level > BRIGHT * height).sum() / covered.sum())

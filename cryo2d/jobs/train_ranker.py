@@ -29,6 +29,7 @@ HELD_OUT = (
 )
 """Molecules that are simulated together, and held out together."""
 
+COLUMNS = ("share", "likeness", "clutter", "group")
 LEAST = 5  # particles of a class that counts
 LOWER = 3  # times the gap below the least likeness
 
@@ -40,22 +41,33 @@ class Standard:
     Attributes:
         min_good: share of whole single molecules among its particles.
         min_likeness: of its average to their projections.
+        max_clutter: area of neighbours and other things beside them, in areas of a molecule.
         gap: classes nearer to a limit are left out.
     """
 
     min_good: float = 0.7
     min_likeness: float = 0.5
+    max_clutter: float = 0.1
     gap: float = 0.05
 
-    def good(self, share: NDArray, likeness: NDArray) -> NDArray:
+    def good(self, lessons: "Lessons") -> NDArray:
         """Which classes are good ``[k]``."""
-        return (share >= self.min_good) & (likeness >= self.min_likeness)
+        share, likeness = lessons.share >= self.min_good, lessons.likeness >= self.min_likeness
+        return share & likeness & (lessons.clutter <= self.max_clutter)
 
-    def clear(self, share: NDArray, likeness: NDArray) -> NDArray:
+    def clear(self, lessons: "Lessons") -> NDArray:
         """Which classes are surely good or surely bad ``[k]``."""
         gap = self.gap
-        above = (share >= self.min_good + gap) & (likeness >= self.min_likeness + gap)
-        below = (share < self.min_good - 2 * gap) | (likeness < self.min_likeness - LOWER * gap)
+        above = (
+            (lessons.share >= self.min_good + gap)
+            & (lessons.likeness >= self.min_likeness + gap)
+            & (lessons.clutter <= self.max_clutter - gap)
+        )
+        below = (
+            (lessons.share < self.min_good - 2 * gap)
+            | (lessons.likeness < self.min_likeness - LOWER * gap)
+            | (lessons.clutter > self.max_clutter + gap)
+        )
         return above | below
 
 
@@ -67,12 +79,14 @@ class Lessons:
         features: by name.
         share: of whole single molecules.
         likeness: to their projections.
+        clutter: beside them.
         group: index into ``HELD_OUT``.
     """
 
     features: dict[str, NDArray]
     share: NDArray
     likeness: NDArray
+    clutter: NDArray
     group: NDArray
 
     @classmethod
@@ -82,20 +96,17 @@ class Lessons:
         for found, group in examples:
             used = found.averages.columns["count"] >= LEAST
             features = {n: v[used] for n, v in class_features(found.averages).items()}
-            number = np.full(used.sum(), group)
-            parts.append(cls(features, found.good[used], found.likeness[used], number))
+            truth = (found.good[used], found.likeness[used], found.clutter[used])
+            parts.append(cls(features, *truth, np.full(used.sum(), group)))
         names = parts[0].features
         return cls(
             {name: np.concatenate([part.features[name] for part in parts]) for name in names},
-            *(
-                np.concatenate([getattr(p, n) for p in parts])
-                for n in ("share", "likeness", "group")
-            ),
+            *(np.concatenate([getattr(p, n) for p in parts]) for n in COLUMNS),
         )
 
     def __getitem__(self, rows: NDArray) -> "Lessons":
         features = {name: values[rows] for name, values in self.features.items()}
-        return Lessons(features, self.share[rows], self.likeness[rows], self.group[rows])
+        return Lessons(features, *(getattr(self, name)[rows] for name in COLUMNS))
 
 
 def run(cfg: DictConfig, run_dir: Path) -> float:
@@ -120,8 +131,11 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         examples.append((found, group))
         log.info("%d of %d: %s", i + 1, cfg.classifications, ", ".join(found.names))
     lessons = Lessons.of(examples)
-    standard = Standard(cfg.min_good, cfg.min_likeness, cfg.gap)
-    names = ("classifications", "particles", "min_good", "min_likeness", "gap", "seed")
+    standard = Standard(cfg.min_good, cfg.min_likeness, cfg.max_clutter, cfg.gap)
+    names = (
+        *("classifications", "particles", "min_good", "min_likeness", "max_clutter", "gap"),
+        "seed",
+    )
     command = " ".join(["cryo2d train_ranker", *(f"{name}={cfg[name]}" for name in names)])
     return teach(lessons, standard, command, run_dir)
 
@@ -141,8 +155,7 @@ def teach(lessons: Lessons, standard: Standard, command: str, folder: Path) -> f
     Raises:
         InputError: if there are too few good or bad classes to learn from.
     """
-    clear = standard.clear(lessons.share, lessons.likeness)
-    good = standard.good(lessons.share, lessons.likeness)
+    clear, good = standard.clear(lessons), standard.good(lessons)
     counts = {"good": good & clear, "bad": ~good & clear, "unclear": ~clear}
     classes = {name: int(rows.sum()) for name, rows in counts.items()}
     if min(classes["good"], classes["bad"]) < len(HELD_OUT):

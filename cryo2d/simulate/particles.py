@@ -31,6 +31,7 @@ from cryo2d.simulate.scene import (
     place_particles,
     populate,
 )
+from cryo2d.simulate.surroundings import SURROUNDED, with_surroundings
 from cryo2d.types import CtfParams
 
 _CHUNK = 256
@@ -95,6 +96,16 @@ def simulate(out_dir: Path, **settings: Any) -> Path:
     instances = populate(
         poses, phantoms, recipe.box, recipe.neighbours, rng, turns=layout.neighbour_turns
     )
+    if recipe.crowding or set(recipe.kinds) & SURROUNDED:
+        instances = with_surroundings(
+            instances,
+            poses,
+            phantoms,
+            recipe.crowding,
+            _canvas(recipe.box),
+            recipe.pixel_size,
+            rng,
+        )
     if recipe.micelle:
         instances = with_belts(instances, poses, phantoms, recipe.micelle, rng)
     gain = signal_gain(recipe, poses, phantoms, optics.ctf)
@@ -123,6 +134,7 @@ def _molecules(recipe: Recipe, rng: Generator) -> Layout:
         recipe.shift_sigma / recipe.pixel_size,
         recipe.scale_spread,
         rng,
+        recipe.kinds,
     )
     micrograph, centre, _ = pick_coordinates(
         recipe.num_particles, recipe.num_micrographs, recipe.box, rng

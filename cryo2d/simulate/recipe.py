@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from cryo2d.errors import InputError, Problem
 from cryo2d.simulate.filaments import NAMES as TUBES
 from cryo2d.simulate.molecules import NAMES
-from cryo2d.simulate.scene import MAX_VIEWS
+from cryo2d.simulate.scene import JUNK, MAX_VIEWS, Kind
+
+JUNK_NAMES = tuple(kind.name.lower() for kind in Kind if kind is not Kind.GOOD)
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,12 @@ class Recipe:
         views: fixed directions per molecule; null for every direction of SO(3).
         snr: variance of the signal over variance of the noise, see
             ``cryo2d.simulate.particles.signal_gain``.
-        junk_fraction: share of boxes without a single whole molecule: a third of them empty, a
-            third with a contaminant, a third with an aggregate.
+        junk_fraction: share of boxes without a single whole molecule.
+        junk: its kinds, in equal shares: ``empty``, ``contaminant``, ``aggregate``, ``carbon``
+            (the edge of a film), ``ice`` (a crystal), ``overlap`` (two molecules, one above the
+            other).
         neighbours: mean number of unpicked molecules that reach into a box.
+        crowding: mean number of molecules, at most six, that touch a particle.
         micelle: mass of the detergent belt round each particle, as a part of the molecule's; its
             shape and in-plane orientation know nothing of the protein's. 0 for none.
         defocus_min: smallest defocus of a micrograph (Angstrom).
@@ -57,7 +62,9 @@ class Recipe:
     views: int | None = 5
     snr: float = 0.1
     junk_fraction: float = 0.1
+    junk: Sequence[str] | str = tuple(kind.name.lower() for kind in JUNK)
     neighbours: float = 0.2
+    crowding: float = 0.0
     micelle: float = 0.0
     defocus_min: float = 8000.0
     defocus_max: float = 22000.0
@@ -82,6 +89,19 @@ class Recipe:
             return NAMES[: self.num_molecules]
         return (self.molecules,) if isinstance(self.molecules, str) else tuple(self.molecules)
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of junk."""
+        return tuple(Kind[name.upper()] for name in self._junk)
+
+    @property
+    def _junk(self) -> tuple[str, ...]:
+        return (self.junk,) if isinstance(self.junk, str) else tuple(self.junk)
+
+    @property
+    def _known_junk(self) -> bool:
+        return len(self._junk) > 0 and set(self._junk) <= set(JUNK_NAMES)
+
     def __post_init__(self) -> None:
         known = len(NAMES)
         checks = {
@@ -98,7 +118,15 @@ class Recipe:
             "views": (self.views is None or 1 <= self.views <= MAX_VIEWS, f"1 to {MAX_VIEWS}"),
             "snr": (self.snr > 0, "more than 0"),
             "junk_fraction": (0 <= self.junk_fraction <= 1, "0 to 1"),
+            "junk": (
+                self._known_junk and (self.num_tubes == 0 or self.kinds == JUNK),
+                f"names of {', '.join(JUNK_NAMES)}; the first three with tubes",
+            ),
             "neighbours": (self.neighbours >= 0, "0 or more"),
+            "crowding": (
+                self.crowding == 0 or (0 < self.crowding <= 6 and self.num_tubes == 0),
+                "0 to 6, and 0 with tubes",
+            ),
             "micelle": (
                 self.micelle == 0 or (self.micelle > 0 and self.num_tubes == 0),
                 "0 or more, and 0 with tubes",

@@ -1,7 +1,7 @@
 """Who is where: molecules, poses, kinds and micrographs of a simulated data set."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -26,6 +26,13 @@ class Kind(IntEnum):
     EMPTY = 1
     CONTAMINANT = 2
     AGGREGATE = 3
+    CARBON = 4
+    ICE = 5
+    OVERLAP = 6
+
+
+JUNK = (Kind.EMPTY, Kind.CONTAMINANT, Kind.AGGREGATE)
+"""What junk is, if nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,7 @@ def place_particles(
     shift_sigma: float,
     scale_spread: float,
     rng: Generator,
+    junk: Sequence[Kind] = JUNK,
 ) -> Poses:
     """Draws kind, molecule, view, in-plane angle, shift and contrast of every particle.
 
@@ -143,10 +151,11 @@ def place_particles(
         shift_sigma: standard deviation in x and in y (pixel); cut at three of them.
         scale_spread: standard deviation of the logarithm of the contrast.
         rng: source of randomness.
+        junk: its kinds.
     """
     num_junk = round(junk_fraction * number)
     kind = np.zeros(number, dtype=np.int64)
-    kind[:num_junk] = 1 + np.arange(num_junk) % 3
+    kind[:num_junk] = np.resize(np.array(junk, dtype=np.int64), num_junk)
     species = np.where(kind == Kind.GOOD, np.arange(number) % num_molecules, -1)
     order = rng.permutation(number)
     kind, species = kind[order], species[order]

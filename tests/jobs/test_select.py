@@ -15,6 +15,7 @@ from cryo2d.io.averages import ClassAverages, read_class_averages, write_class_a
 from cryo2d.io.cs import read_array
 from cryo2d.io.particles import read_particles
 from cryo2d.jobs.select import memory_of, run
+from cryo2d.ranking.ranker import read_ranker
 
 PARTS = ("selected", "excluded")
 
@@ -121,7 +122,6 @@ def test_templates_are_the_selected_averages_in_the_centre(finished, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rules": "score > 0.5"}, "no scores"),
         ({"rules": "size > 0.5"}, "the column size"),
         ({"rules": "count > 1000"}, "at least one class"),
         ({"classes": [1, CLASSES + 1]}, f"classes=\\[{CLASSES + 1}\\].*1 to {CLASSES}"),
@@ -143,6 +143,16 @@ def test_scores_are_used_where_the_classes_have_them(finished, tmp_path):
     run(settings(folder, rules="score > 0.5 and count > 0"), tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["classes"] == [4, 5]
+
+
+def test_classes_without_scores_are_scored(finished, tmp_path):
+    scores = read_ranker()(finished.averages).score.round(4)
+    middle = float(np.median(scores))
+    run(settings(finished.folder, rules=f"score > {middle}"), tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["classes"] == (np.flatnonzero(scores > middle) + 1).tolist()
+    kept = read_class_averages(tmp_path, name="averages_selected").columns
+    np.testing.assert_allclose(kept["score"], scores[scores > middle], atol=1e-4)
 
 
 def test_the_page_is_served_until_its_choice_is_written(tmp_path, capsys):

@@ -11,9 +11,10 @@ from cryo2d.errors import InputError
 from cryo2d.io.averages import ClassAverages
 from cryo2d.jobs import labelled as examples
 from cryo2d.jobs import train_ranker
-from cryo2d.jobs.labelled import Draw, label
+from cryo2d.jobs.labelled import Draw, _clutter, label
 from cryo2d.ranking.ranker import read_ranker
 from cryo2d.simulate.molecules import molecules
+from cryo2d.simulate.phantom import project
 from cryo2d.types import Assignments
 
 EASY = {
@@ -88,17 +89,29 @@ def test_a_clean_average_of_one_view_is_like_its_particles_and_noise_is_not(tmp_
     assert found.likeness[0] > 0.95
     assert found.likeness[1] < 0.3
     assert found.names == ("barrel",)
+    assert found.clutter[0] == 0.0
+
+
+def test_a_neighbour_beside_a_molecule_is_clutter(tmp_path):
+    barrel = molecules(["barrel"])[0]
+    apart = torch.tensor([[0.0, 0.0], [0.9 * barrel.diameter / 6.0, 0.0]])
+    alone, other = project(barrel, torch.eye(3).expand(2, 3, 3), apart, 64, 6.0)
+    clutter = [_clutter(alone + x * other, alone, barrel.diameter / 6.0) for x in (0.0, 0.1, 1.0)]
+    assert clutter[0] == clutter[1] == 0.0
+    assert clutter[2] > 0.2
 
 
 def test_too_few_classes_teach_nothing(tmp_path):
-    lessons = train_ranker.Lessons({}, np.ones(5), np.ones(5), np.zeros(5))
+    lessons = train_ranker.Lessons({}, np.ones(5), np.ones(5), np.zeros(5), np.zeros(5))
     with pytest.raises(InputError, match="5 good and 0 bad"):
         train_ranker.teach(lessons, train_ranker.Standard(), "", tmp_path)
 
 
 def test_unclear_classes_are_near_a_limit():
-    standard = train_ranker.Standard(0.7, 0.5, 0.05)
-    share = np.array([0.9, 0.72, 0.65, 0.9, 0.9, 0.2])
-    likeness = np.array([0.9, 0.9, 0.9, 0.45, 0.3, 0.9])
-    assert standard.good(share, likeness).tolist() == [True, True, False, False, False, False]
-    assert standard.clear(share, likeness).tolist() == [True, False, False, False, True, True]
+    standard = train_ranker.Standard(0.7, 0.5, 0.1, 0.05)
+    share = np.array([0.9, 0.72, 0.65, 0.9, 0.9, 0.2, 0.9, 0.9])
+    likeness = np.array([0.9, 0.9, 0.9, 0.45, 0.3, 0.9, 0.9, 0.9])
+    clutter = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.07, 0.3])
+    lessons = train_ranker.Lessons({}, share, likeness, clutter, np.zeros(8))
+    assert np.flatnonzero(standard.good(lessons)).tolist() == [0, 1, 6]
+    assert np.flatnonzero(standard.clear(lessons)).tolist() == [0, 4, 5, 7]

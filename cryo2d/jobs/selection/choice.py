@@ -6,7 +6,6 @@ import numpy as np
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs.expressions import parse
-from cryo2d.jobs.selection.classification import SCORE
 
 
 def by_rule(rule: str, measures: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -17,15 +16,8 @@ def by_rule(rule: str, measures: Mapping[str, np.ndarray]) -> np.ndarray:
         measures: values of each class ``[k]``.
 
     Raises:
-        InputError: for a rule that is not understood, or the score of classes without scores.
+        InputError: for a rule that is not understood.
     """
-    if SCORE not in measures:
-        # known to the parser, so that the message can say what is missing
-        found = parse(rule, [*measures, SCORE])
-        if SCORE in found.names:
-            expected = f"classes with scores, or a rule over {', '.join(measures)}"
-            action = "score the classes first, or leave score out"
-            raise InputError([Problem(f"rules={rule!r}", "no scores", expected, action)])
     return parse(rule, list(measures))(measures)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.averages import NAME, ClassAverages, read_class_averages
+from cryo2d.ranking.ranker import REASON, SCORE, read_ranker
 
 MANIFEST = "manifest.json"
 PARTICLES = ("particles.star", "particles.cs")
-SCORE = "score"
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,10 @@ class Classification:
 
         ``class`` counts from 1 as rlnClassNumber does; ``count`` particles; ``weight`` share of
         the particles; ``resolution`` (Angstrom, inf where there is none); ``ess`` and
-        ``posterior``, means over the members; and whatever other numbers the averages came with.
+        ``posterior``, means over the members; ``score``; and whatever other numbers the averages
+        came with.
         """
-        columns = {"class": np.arange(1, len(self) + 1), **self.averages.columns}
+        columns = {"class": np.arange(1, len(self) + 1), **self.scored.columns}
         if "share" in columns:
             columns["weight"] = columns.pop("share")
         return {
@@ -73,6 +74,21 @@ class Classification:
             for name, values in columns.items()
             if np.asarray(values).dtype.kind != "S"
         }
+
+    @cached_property
+    def scored(self) -> ClassAverages:
+        """The averages with ``score`` and ``reason``: the run's own, or as the job rank would."""
+        if SCORE in self.averages.columns:
+            return self.averages
+        return read_ranker()(self.averages).added_to(self.averages)
+
+    @cached_property
+    def reasons(self) -> list[str]:
+        """What speaks against each class, in words ``[k]``; empty texts where nothing is known."""
+        known = self.scored.columns.get(REASON)
+        if known is None:
+            return [""] * len(self)
+        return [text.decode("utf-8", "replace") for text in known.tolist()]
 
     def require_finished(self) -> None:
         """Refuse a run whose particles have not been written.

@@ -110,6 +110,7 @@ class Session:
             "columns": view.sheet.columns,
             "measures": {n: plain(v) for n, v in view.run.measures.items()},
             "similarity": view.similarity.tolist(),
+            "reasons": view.run.reasons,
             "choice": asdict(self.memory.choice),
         }
 

@@ -86,7 +86,7 @@ def write_selection(
         found = "no class selected" if selection.rules is None else f"rules={selection.rules!r}"
         raise InputError([Problem(str(run.folder), found, "at least one class", "select more")])
     files, counts = write_parts(folder, run, selection.mask)
-    files += write_average_parts(folder, run.averages, selection.mask)
+    files += write_average_parts(folder, run.scored, selection.mask)
     if templates:
         files += write_class_averages(
             folder, centred(numbered(run.averages).take(selection.mask)), name="templates"

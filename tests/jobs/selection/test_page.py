@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import PROGRAM, Browser
 from finished_run import CLASSES, COUNTS, finished_run
@@ -159,6 +160,24 @@ def test_a_class_looked_at_closely(page):
     page.wait(f"document.getElementById('member-count').textContent.includes('of {COUNTS[2]}')")
     page.press("Escape")
     assert not page.run("document.getElementById('zoom').open")
+
+
+def test_scores_and_their_reasons_are_shown(page, fresh):
+    run = fresh.session.view().run
+    for number in (1, 3):
+        score, reason = run.measures["score"][number - 1], run.reasons[number - 1]
+        words = f"Score {score:.2f}: {reason}"
+        assert reason
+        assert (
+            page.run(f"document.querySelector('figure[data-number=\"{number}\"]').title") == words
+        )
+        page.click(tile(number), count=2)
+        assert text(page, "zoom-reason") == words
+        page.press("Escape")
+    doubtful = page.run(
+        "[...document.querySelectorAll('.tile.doubtful')].map(t => +t.dataset.number)"
+    )
+    assert sorted(doubtful) == (np.flatnonzero(run.measures["score"] < 0.5) + 1).tolist()
 
 
 def test_finish_writes_and_says_where(page, fresh):

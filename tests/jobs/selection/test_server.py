@@ -196,12 +196,16 @@ def test_without_the_images_everything_else_still_works(make_client, tmp_path):
     assert finish.status == HTTPStatus.OK
 
 
-def test_scores_are_shown_where_there_are_any(make_client, tmp_path):
+def test_scores_and_reasons_of_the_run_are_shown(make_client, tmp_path):
     run = finished_run(tmp_path / "scored")
-    columns = run.averages.columns | {"score": np.linspace(0, 1, CLASSES)}
+    columns = run.averages.columns | {
+        "score": np.linspace(0, 1, CLASSES),
+        "reason": np.array([f"reason {k}".encode() for k in range(CLASSES)]),
+    }
     write_class_averages(run.folder, ClassAverages(run.averages.images, PIXEL, columns))
-    scores = make_client(run).get("/classes.json").json["measures"]["score"]
-    assert scores == pytest.approx(np.linspace(0, 1, CLASSES))
+    held = make_client(run).get("/classes.json").json
+    assert held["measures"]["score"] == pytest.approx(np.linspace(0, 1, CLASSES))
+    assert held["reasons"] == [f"reason {k}" for k in range(CLASSES)]
 
 
 def test_a_port_that_is_taken_is_said(client):

@@ -1,10 +1,11 @@
 // The averages as tiles: drawn when they come into view, sorted, filtered, clicked, walked over.
 
-import { compare, EXTRA_ORDERS, MEASURES, whole, written } from "./measures.js";
+import { compare, EXTRA_ORDERS, MEASURES, reasoned, whole, written } from "./measures.js";
 
 const RESOLUTION = MEASURES.find(measure => measure.name === "resolution");
 const ESS = MEASURES.find(measure => measure.name === "ess");
 const SCORE = MEASURES.find(measure => measure.name === "score");
+const DOUBTFUL = 0.5;
 
 function part(tag, name, text = "") {
   const node = document.createElement(tag);
@@ -76,6 +77,8 @@ export class Grid extends EventTarget {
       tile.querySelector(`.${name}`).textContent = text;
     }
     tile.classList.toggle("empty", entry.count === 0);
+    tile.classList.toggle("doubtful", entry.score < DOUBTFUL);
+    tile.title = reasoned(entry);
     tile.setAttribute("aria-label", `class ${entry.class}, ${texts.count} particles`);
   }
 

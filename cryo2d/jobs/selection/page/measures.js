@@ -34,6 +34,12 @@ export function reaches(measure, entry, value) {
   return value === null || measure.better * (own - value) >= 0;
 }
 
+// The score of a class and what speaks against it, in words.
+export function reasoned(entry) {
+  if (entry.score == null) return "";
+  return `Score ${entry.score.toFixed(2)}${entry.reason ? `: ${entry.reason}` : ""}`;
+}
+
 export function plural(count, noun) {
   const many = noun.endsWith("s") ? `${noun}es` : `${noun}s`;
   return `${whole(count)} ${count === 1 ? noun : many}`;

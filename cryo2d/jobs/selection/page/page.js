@@ -21,9 +21,9 @@ async function read(path) {
 }
 
 // One object per class instead of one list per measure.
-function entries({ measures, similarity }) {
+function entries({ measures, similarity, reasons }) {
   return measures.class.map((number, k) => {
-    const entry = { similarity: similarity[k] };
+    const entry = { similarity: similarity[k], reason: reasons[k] };
     for (const [name, values] of Object.entries(measures)) entry[name] = values[k];
     entry.count ??= 0;
     return entry;

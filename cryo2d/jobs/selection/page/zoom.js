@@ -1,7 +1,7 @@
 // One class looked at closely: average, particles, ring correlation, picks.
 
 import { drawFrc, drawPicks, drawScale } from "./curves.js";
-import { MEASURES, plural, written } from "./measures.js";
+import { MEASURES, plural, reasoned, written } from "./measures.js";
 
 const LINE = 12;
 
@@ -51,6 +51,7 @@ export class Zoom {
       return [name, value];
     });
     this.#part("zoom-facts").replaceChildren(...facts);
+    this.#part("zoom-reason").textContent = reasoned(entry);
     this.#mark();
     this.#load(number);
   }
