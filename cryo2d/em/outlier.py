@@ -28,7 +28,7 @@ def free_blob(power: Tensor, ring_weights: Tensor) -> Tensor:
 
     Args:
         power: |X|^2 / sigma^2 summed over each ring ``[n s]``.
-        ring_weights: Fourier samples of each ring ``[s]``.
+        ring_weights: independent Fourier samples of each ring ``[s]``.
     """
     ratio = (power / ring_weights).clamp(min=1.0)
     return (0.5 * ring_weights * (ratio - 1.0 - ratio.log())).sum(1)

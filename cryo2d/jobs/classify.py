@@ -122,15 +122,16 @@ def module_of(
         known: poses to keep, None to search.
         given: averages to start from ``[k y x]``, None for random ones.
     """
-    cache, plan = particles.cache, particles.plan
+    cache, plan, preprocessor = particles.cache, particles.plan, particles.preprocessor
     assert cache is not None
     assert plan is not None
+    assert preprocessor is not None
     return kind(
         first_model(cfg, particles, frame, known, given),
         frame.grid,
         frame.search,
         plan,
-        em_settings(cfg, frame, known),
+        em_settings(cfg, frame, known, preprocessor.independent),
         optimizer_maker(cfg, frame),
         halves=cache.half.cpu(),
         optics=cache.optics.cpu(),
@@ -242,7 +243,9 @@ def told_settings(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def em_settings(cfg: DictConfig, frame: Frame, known: KeepPoses | None) -> EmSettings:
+def em_settings(
+    cfg: DictConfig, frame: Frame, known: KeepPoses | None, independent: float
+) -> EmSettings:
     """Schedules and choices of the E-step."""
     optimizer = cfg.optimizer
     ramp = ResolutionRamp(
@@ -258,6 +261,7 @@ def em_settings(cfg: DictConfig, frame: Frame, known: KeepPoses | None) -> EmSet
         scale_per_particle=cfg.model.scale_per_particle,
         hard_last=optimizer.hard_last,
         gather_junk=cfg.model.gather_junk,
+        independent=independent,
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
     )

@@ -66,6 +66,15 @@ class Preprocessor:
         half = self.raw_box / 2
         return circular_mask(self.raw_box, self.window_inner * half, self.window_outer * half)
 
+    @property
+    def independent(self) -> float:
+        """Share of the Fourier samples that are independent.
+
+        The window scales the noise power of every sample by the mean of its square, and leaves
+        that part of the pixels: as many numbers are known.
+        """
+        return float(self._window.square().mean())
+
     def normalise(self, images: Tensor) -> Tensor:
         """Images with background mean 0 and standard deviation 1, protein white."""
         weight = self._background.to(images.device)
@@ -127,7 +136,7 @@ class WeightedImages:
         scale: contrast scale alpha ``[n]``.
         half: half-set ``[n]``.
         optics: optics group ``[n]``.
-        power: |X|^2 / sigma^2 summed over each ring ``[n s]``.
+        power: |X|^2 / sigma^2 summed over the independent samples of each ring ``[n s]``.
     """
 
     index: Tensor
@@ -151,8 +160,13 @@ def weigh(
     pixel_size: float,
     noise: Tensor,
     transfer: Transfer = ctf_at,
+    independent: float = 1.0,
 ) -> WeightedImages:
     """Put CTF and noise onto the images, so that references need neither.
+
+    Sums over the samples are log likelihoods if the samples are independent. Under a window they
+    are not, and ``independent`` takes the surplus away: for noise alone the cross term of a pose
+    has then the variance of its norm, as it must.
 
     Args:
         batch: particles.
@@ -160,11 +174,12 @@ def weigh(
         pixel_size: of the working box (Angstrom).
         noise: noise power ``[g s]``.
         transfer: the transfer function to use.
+        independent: share of the samples that are independent.
     """
     device = batch.rings.device
     fx, fy = (f.to(device) / pixel_size for f in grid.frequencies)
     ctf = transfer(batch.ctf, fx, fy)
-    precision = 1.0 / noise[batch.optics]
+    precision = independent / noise[batch.optics]
     return WeightedImages(
         index=batch.index,
         rings=batch.rings,

@@ -42,6 +42,7 @@ class EmSettings:
         scale_per_particle: whether contrast scales are estimated from the second iteration on.
         hard_last: whether the last iteration puts each particle into its best class alone.
         gather_junk: whether passes over all particles put outliers into the class that has most.
+        independent: share of the Fourier samples that are independent.
         perturb_poses: whether the grid of coarse rotations is offset at random.
         seed: of the random grid offsets.
     """
@@ -55,6 +56,7 @@ class EmSettings:
     scale_per_particle: bool
     hard_last: bool
     gather_junk: bool
+    independent: float
     perturb_poses: bool
     seed: int
 
@@ -175,6 +177,7 @@ class Classification(pl.LightningModule):
             pixel_size=self.pixel_size,
             noise=self.model.noise,
             transfer=self.settings.transfer,
+            independent=self.settings.independent,
         )
         prior = torch.zeros(self.model.num_classes, device=self.device)
         posterior = self.settings.expectation(
@@ -199,11 +202,16 @@ class Classification(pl.LightningModule):
         """Outlier measure ``[n]``; what is typical comes from earlier iterations, or this batch."""
         assert self._scorer is not None
         band = slice(self.settings.first_ring, self._scorer.coarse.grid.num_rings)
-        weights = self.grid.ring_weights.to(self.device)[band]
+        weights = self._samples.to(self.device)[band]
         gain = peak.gain - free_blob(images.power[:, band], weights)
         self.gains[images.index] = gain
         typical = self.typical[peak.best_poses.classes]
         return outlier_of(gain, torch.where(typical > 0, typical, gain.median()))
+
+    @property
+    def _samples(self) -> Tensor:
+        """Independent Fourier samples of each ring ``[s]``."""
+        return self.settings.independent * self.grid.ring_weights
 
     def _band(self, iteration: int) -> slice:
         """Rings that an iteration aligns on."""
@@ -261,7 +269,7 @@ class Classification(pl.LightningModule):
                 step_size=1.0 if full else gamma,
             ),
             frequency=self.frequency,
-            ring_weights=self.grid.ring_weights[band].cpu(),
+            ring_weights=self._samples[band],
             log_noise=log_noise[band].cpu(),
             unchanged=kept / seen if seen else math.nan,
             seconds=time.perf_counter() - self._started,

@@ -89,7 +89,7 @@ def summarize(
         model: the classes.
         step: what the iteration was.
         frequency: of the rings ``[s]`` (1/Angstrom).
-        ring_weights: Fourier samples of each ring that chi-squared runs over ``[s]``.
+        ring_weights: independent Fourier samples of each ring that chi-squared runs over ``[s]``.
         log_noise: logarithm of the noise power that it was measured with ``[s]``.
         unchanged: part of the visited particles that kept their class.
         seconds: wall time.

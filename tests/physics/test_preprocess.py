@@ -193,6 +193,31 @@ def test_cross_term_and_norm_term_make_chi_squared(device):
         assert float(found[i]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("window", [True, False])
+def test_cross_term_of_noise_varies_by_the_norm_of_the_reference(window, rng, device):
+    # log likelihoods are those of independent numbers, under a window too
+    grid, count = PolarGrid(32, 15), 3000
+    preprocessor = Preprocessor(grid, 32, window=window, ignore_dc=False)
+    noise = torch.from_numpy(rng.standard_normal((count, 32, 32))).float()
+    rings = preprocessor(noise.to(device))
+    power = rings.abs().square().mean((0, 1))
+    batch = dataclasses.replace(batch_of(grid, count, device), rings=rings)
+    images = weigh(
+        batch,
+        grid,
+        pixel_size=PIXEL,
+        noise=power.expand(2, -1),
+        transfer=no_ctf,
+        independent=preprocessor.independent,
+    )
+    small = pictures(32, 3) * (radius_grid(32) < 11)  # inside the flat part of the window
+    model = grid.sample(small.to(device))
+    norm = (images.transfer[0] * model.abs().square().mean(1)) @ grid.ring_weights.to(device)
+    cross = torch.stack([grid.inner(images.image, m) for m in model])
+    assert preprocessor.independent == pytest.approx(0.64 if window else 1.0, abs=0.02)
+    torch.testing.assert_close(cross.var(1), norm, rtol=0.12, atol=0.0)
+
+
 @pytest.mark.parametrize("transfer_of", [phase_flip, no_ctf])
 def test_other_transfer_functions_leave_amplitudes(transfer_of, device):
     grid = PolarGrid(32, 12)

@@ -63,6 +63,7 @@ def module_of(data: Synthetic, **settings) -> Classification:
     start = settings.pop("start", None)
     references = data.averages if start is None else start
     defaults = {
+        "independent": 1.0,
         "uncertainty": Uncertainty(2.0, 0, 3),
         "rings": ResolutionRamp(6, grid.num_rings, 3),
         "first_ring": 0,
