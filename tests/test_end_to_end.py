@@ -238,7 +238,7 @@ def test_the_written_poses_rebuild_the_written_averages(run, stack):
     large = np.flatnonzero(counts >= 40)
     assert len(large) >= 4
     right = np.array([likeness(k) for k in large])
-    assert right.min() > 0.95
+    assert right.min() > 0.9  # the averages weigh particles by their posterior
     assert right.mean() > np.mean([likeness(k, turn=-1.0) for k in large]) + 0.2
     assert right.mean() > np.mean([likeness(k, move=-1.0) for k in large]) + 0.05
 
