@@ -16,20 +16,37 @@ from cryo2d.io.averages import ClassAverages
 from cryo2d.io.particles import Excluded
 from cryo2d.jobs.delivery import Delivery
 from cryo2d.jobs.finished import FinishedRun, differing, finished_runs
-from cryo2d.training.drawing.classes import ClassTable, number
-from cryo2d.training.drawing.comparison import draw_agreement, draw_settings, draw_stability
+from cryo2d.training.drawing.classes import number
+from cryo2d.training.drawing.comparison import (
+    draw_agreement,
+    draw_settings,
+    draw_small,
+    draw_stability,
+)
 from cryo2d.training.drawing.gallery import Picture
-from cryo2d.training.drawing.montage import ANGSTROM, draw_montage, grey_levels
+from cryo2d.training.drawing.montage import ANGSTROM, grey_levels, grid_columns
 from cryo2d.training.drawing.report import Flow, Row, Table, cell, thumbnail
 from cryo2d.training.drawing.similarity import similarity_order
 from cryo2d.training.drawing.style import image_png
 
 log = logging.getLogger(__name__)
 
-MOST_MONTAGES = 16
+MOST_MONTAGES = 48
 MOST_SETTINGS = 4
-LOWER_IS_BETTER = ("median_resolution",)
-SHOWN = ("median_resolution", "effective_classes", "mean_posterior", "agreement")
+SERIES = "Class averages, run by run"
+LOWER_IS_BETTER = ("median_resolution", "mean_frc_resolution")
+SHOWN = (
+    "median_resolution",
+    "effective_classes",
+    "mean_posterior",
+    "agreement",
+    "mean_frc_resolution",
+    "stability",
+    "junk_separation",
+    "likelihood",
+)
+"""Measures that are drawn; those of them that tell no run from another are left out."""
+
 AGREEMENT = (
     "Adjusted Rand index of each pair of runs: pairs of particles that both put into one class, "
     "corrected for chance. 1: the same classes; 0: as expected of random ones. Runs with different "
@@ -40,10 +57,15 @@ STABILITY = (
     "over the runs. Orange: running sum in per cent."
 )
 ORDER = (
-    "All runs: classes in the order of the classes of the reference run that they share most "
-    "particles with; those without a partner come last."
+    "At the same place in every run: the class that shares most particles with that of the "
+    "reference run, blank where there is none; classes without a partner follow. Bars: sizes of "
+    "the classes."
 )
-SETTINGS = "One point per run; line: mean of the runs with the same value."
+SETTINGS = (
+    "One point per run; lines: mean of the runs with the same values. Resolution favours few, "
+    "large classes: compare it between runs with as many. Stability here: part of the particles "
+    "that kept their class in the last iteration."
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +121,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         )
     measure = cfg.measure or usual_measure(runs, consensus)
     best = best_run(runs, consensus, measure)
+    words = f"Best in {measure.replace('_', ' ')}"
     out = Delivery(run_dir, str(runs[consensus.reference].folder))
     pictures(out, runs, consensus, notes)
     flow = write_particles(out, runs[consensus.reference], consensus, cfg.min_stability)
@@ -111,19 +134,28 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         "reference run": measured,
         f"best in {measure.replace('_', ' ')}": runs[best].name,
     }
-    tables = [run_table(runs, consensus)]
+    order = ranked(runs, consensus, measure)
+    tables = [run_table(runs, consensus, order)]
     if consensus.shared:
         tables.append(class_table(runs[consensus.reference], consensus))
-    commands = [Row([(one.name, one.name), (one.command, one.command)]) for one in runs]
+    commands = [Row([(runs[i].name,) * 2, (runs[i].command,) * 2]) for i in order]
     tables.append(Table("Command lines", ("run", "command"), commands))
     facts = {
         "runs": [str(r.folder) for r in runs],
         "agreement": [[None if np.isnan(v) else v for v in row] for row in consensus.agreement],
         "best": runs[best].command,
     }
-    out.close("Comparison of runs", flow, headline, facts=facts, notes=notes, tables=tables)
-    words = f"Best in {measure.replace('_', ' ')}: {runs[best].command}"
-    lines = [summary(runs, consensus), *notes, words, str(run_dir / "report.html")]
+    out.close(
+        "Comparison of runs",
+        flow,
+        headline,
+        facts=facts,
+        notes=notes,
+        tables=tables,
+        command=(f"{words}: run {runs[best].name}", runs[best].command),
+    )
+    told = f"{words}: {runs[best].command}"
+    lines = [summary(runs, consensus, order), *notes, told, str(run_dir / "report.html")]
     log.info("%s", "\n".join(lines))
     return mean
 
@@ -181,12 +213,18 @@ def usual_measure(runs: Sequence[FinishedRun], consensus: Consensus) -> str:
     return "agreement" if consensus.shared and len(runs) > 2 else "median_resolution"
 
 
-def best_run(runs: Sequence[FinishedRun], consensus: Consensus, measure: str) -> int:
-    """The run that is best in a measure; the first of equals, and of runs without it."""
+def ranked(runs: Sequence[FinishedRun], consensus: Consensus, measure: str) -> list[int]:
+    """The runs by a measure, the best first; equals in their order, those without it last."""
     values = np.array([measures(run, i, consensus)[measure] for i, run in enumerate(runs)])
-    if measure in LOWER_IS_BETTER:
+    if measure not in LOWER_IS_BETTER:
         values = -values
-    return int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
+    found: list[int] = np.argsort(np.nan_to_num(values, nan=np.inf), kind="stable").tolist()
+    return found
+
+
+def best_run(runs: Sequence[FinishedRun], consensus: Consensus, measure: str) -> int:
+    """The run that is best in a measure."""
+    return ranked(runs, consensus, measure)[0]
 
 
 def measures(run: FinishedRun, index: int, consensus: Consensus) -> dict[str, float]:
@@ -201,7 +239,7 @@ def pictures(
     settings = differing(runs)
     found = [measures(r, i, consensus) for i, r in enumerate(runs)]
     told = {name: [m[name] for m in found] for name in SHOWN}
-    told = {name: values for name, values in told.items() if np.isfinite(values).any()}
+    told = {name: values for name, values in told.items() if len(_known(values)) > 1}
     swept = {key: texts for key, texts in settings.items() if key != "seed"}
     few = dict(list(swept.items())[:MOST_SETTINGS])
     if len(swept) > MOST_SETTINGS:
@@ -218,41 +256,31 @@ def pictures(
         notes.append(f"The class averages of the first {MOST_MONTAGES} runs are drawn.")
     main = runs[consensus.reference]
     order = similarity_order(main.averages.images, main.averages.columns["count"])
+    columns = grid_columns(max(len(one.averages) for one in runs), aspect=1.4)
     for i, one in enumerate(runs[:MOST_MONTAGES]):
-        words = ", ".join(f"{key}={texts[i]}" for key, texts in list(settings.items())[:3])
-        montage = run_montage(one, consensus.partner[i], order, words)
-        caption = "" if i else ORDER
-        heading = f"Run {one.name}" + (" (reference)" if one is main else "")
-        out.picture(Picture(heading, image_png(montage), caption, sharpness=1.0))
+        words = [f"{key.rpartition('.')[2]}={texts[i]}" for key, texts in settings.items()]
+        lines = [f"run {one.name}{' (reference)' if one is main else ''}", "  ".join(words[:3])]
+        small = small_multiple(one, consensus.partner[i], order, columns, lines)
+        caption = ORDER if one is runs[:MOST_MONTAGES][-1] else ""
+        name = f"Run {one.name}"
+        out.picture(Picture(name, image_png(small), caption, sharpness=1.0, series=SERIES))
 
 
-def run_montage(one: FinishedRun, partner: np.ndarray, order: np.ndarray, words: str) -> np.ndarray:
-    """The averages of a run, those that match the reference's in its order, then the others."""
+def small_multiple(
+    one: FinishedRun, partner: np.ndarray, order: np.ndarray, columns: int, lines: Sequence[str]
+) -> np.ndarray:
+    """The averages of a run, those that match the reference's at its places, then the others."""
     averages = one.averages
-    place = partner[order]
-    place = place[(place >= 0) & (place < len(averages))]
-    rest = np.setdiff1d(np.arange(len(averages)), place)
     count = averages.columns["count"].astype(np.int64)
+    place = partner[order]
+    rest = np.setdiff1d(np.flatnonzero(count > 0), place)
     rest = rest[np.argsort(-count[rest], kind="stable")]
-    unknown = np.full(len(averages), np.nan)
-    resolution = averages.columns.get("resolution", unknown)
-    table = ClassTable(
-        count=count,
-        resolution=np.where(np.isfinite(resolution), resolution, np.nan),
-        resolution_half=unknown,
-        ess=averages.columns.get("ess", unknown),
-        posterior=unknown,
-    )
-    known = number(one.measures["median_resolution"], 1)
-    return draw_montage(
-        averages.images,
-        table,
-        pixel_size=averages.pixel_size,
-        title=f"{one.name}   {words}",
-        subtitle=f"{count.sum():,} particles   median resolution {known} {ANGSTROM}",
-        order=np.concatenate([place, rest]),
-        tile=96,
-    )
+    place = np.concatenate([place, rest])
+    return draw_small(averages.images, place, count, columns=columns, lines=lines)
+
+
+def _known(values: Sequence[float]) -> set[float]:
+    return {value for value in values if np.isfinite(value)}
 
 
 def write_particles(out: Delivery, one: FinishedRun, consensus: Consensus, least: float) -> Flow:
@@ -271,11 +299,12 @@ def write_particles(out: Delivery, one: FinishedRun, consensus: Consensus, least
     return Flow(len(table) + before, {"kept": kept, "removed": gone, "excluded": before})
 
 
-def run_table(runs: Sequence[FinishedRun], consensus: Consensus) -> Table:
-    """One row per run: what differs, and the measures."""
+def run_table(runs: Sequence[FinishedRun], consensus: Consensus, order: Sequence[int]) -> Table:
+    """One row per run in some order: what differs, and the measures."""
     settings = differing(runs)
     rows = []
-    for i, one in enumerate(runs):
+    for i in order:
+        one = runs[i]
         found = measures(one, i, consensus)
         counts = one.counts
         cells = [(one.name, one.name)]
@@ -289,6 +318,10 @@ def run_table(runs: Sequence[FinishedRun], consensus: Consensus) -> Table:
             cell(int(found["empty_classes"])),
             cell(found["mean_posterior"], 3),
             cell(found["agreement"], 3),
+            cell(found["mean_frc_resolution"], 1),
+            cell(found["stability"], 3),
+            cell(found["junk_separation"], 3),
+            cell(found["likelihood"], 4),
             cell(found["minutes"], 1),
         ]
         rows.append(Row(cells))
@@ -303,6 +336,10 @@ def run_table(runs: Sequence[FinishedRun], consensus: Consensus) -> Table:
         "empty",
         "mean posterior",
         "agreement",
+        f"mean FRC res. ({ANGSTROM})",
+        "stability",
+        "junk separation",
+        "likelihood",
         "minutes",
     ]
     return Table("Runs", labels, rows, early=True)
@@ -337,12 +374,13 @@ def class_table(one: FinishedRun, consensus: Consensus) -> Table:
     return Table("Classes of the reference run", labels, rows, pictures=True)
 
 
-def summary(runs: Sequence[FinishedRun], consensus: Consensus) -> str:
+def summary(runs: Sequence[FinishedRun], consensus: Consensus, order: Sequence[int]) -> str:
     """What the terminal shows."""
     settings = differing(runs)
     width = max(len(r.name) for r in runs)
     lines = [f"{len(runs)} runs, {consensus.shared:,} shared particles"]
-    for i, one in enumerate(runs):
+    for i in order:
+        one = runs[i]
         words = "  ".join(f"{key}={texts[i]}" for key, texts in settings.items())
         found = measures(one, i, consensus)
         lines.append(

@@ -80,6 +80,7 @@ class Delivery:
         facts: Mapping[str, Any],
         notes: Sequence[str] = (),
         tables: Sequence[Table] = (),
+        command: tuple[str, str] = ("", ""),
     ) -> None:
         """Write the page, then the list of files.
 
@@ -90,6 +91,7 @@ class Delivery:
             facts: values for the manifest.
             notes: what the reader should see first.
             tables: of the page.
+            command: what a command line is for, and the line.
         """
         report = Report(
             title=title,
@@ -102,6 +104,7 @@ class Delivery:
             overrides=given_settings(_text(self.folder / ".hydra" / "overrides.yaml")),
             versions=versions(),
             files={name: (self.folder / name).stat().st_size for name in self.files},
+            command=command,
         )
         self.text("report.html", render_page(report, tables))
         common = {

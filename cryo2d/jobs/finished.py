@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.averages import ClassAverages, read_class_averages
 from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable, read_particles
+from cryo2d.jobs.sweep import DIRECTION
 from cryo2d.training.callbacks.export import given_settings
 from cryo2d.training.callbacks.metrics import read_rows
 
@@ -59,15 +60,21 @@ class FinishedRun:
 
     @cached_property
     def measures(self) -> dict[str, float]:
-        """What metrics.csv and the manifest say of the last iteration."""
+        """What metrics.csv and the manifest say of the last iteration, the objectives too."""
         rows = read_rows(self.folder / "metrics.csv")
         last = rows[-1] if rows else {}
         count = np.bincount(self.classes, minlength=len(self.averages))
         names = ("median_resolution", "best_resolution", "effective_classes", "mean_posterior")
         found = {name: last.get(name, np.nan) for name in names}
         found["empty_classes"] = float((count == 0).sum())
+        found |= {n: np.nan if v is None else float(v) for n, v in self._objectives.items()}
         found["minutes"] = sum(row["seconds"] for row in rows) / 60 if rows else np.nan
         return found
+
+    @property
+    def _objectives(self) -> dict[str, float | None]:
+        text = (self.folder / "manifest.json").read_text(encoding="utf-8")
+        return dict.fromkeys(DIRECTION) | json.loads(text).get("objectives", {})
 
     @property
     def counts(self) -> dict[str, int]:

@@ -203,7 +203,10 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
     "compare": {
         "runs": Several(Text("the folder of a run or of a sweep")),
         "measure": OrNull(
-            Choice("median_resolution", "effective_classes", "mean_posterior", "agreement")
+            Choice(
+                *("agreement", "median_resolution", "effective_classes", "mean_posterior"),
+                *(name for name in DIRECTION if name != "effective_classes"),
+            )
         ),
         "reference": OrNull(Whole()),
         "min_stability": Real(least=0, most=1),

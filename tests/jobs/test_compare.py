@@ -13,8 +13,18 @@ from cryo2d.errors import InputError
 from cryo2d.io.averages import ClassAverages, read_class_averages, write_class_averages
 from cryo2d.io.particles import read_particles, write_particles
 from cryo2d.jobs import overrides
-from cryo2d.jobs.compare import best_run, consensus_of, run, usual_measure
+from cryo2d.jobs.compare import (
+    SHOWN,
+    best_run,
+    consensus_of,
+    measures,
+    ranked,
+    run,
+    small_multiple,
+    usual_measure,
+)
 from cryo2d.jobs.finished import differing, finished_runs
+from cryo2d.training.drawing.montage import grey_levels
 
 COUNT, CLASSES = 90, 3
 
@@ -26,7 +36,9 @@ def write_run(folder: Path, images: Path, index: np.ndarray, resolution: float, 
     write_particles(folder / "particles.star", table)
     columns = {"count": np.bincount(index, minlength=CLASSES), "resolution": np.full(CLASSES, 9.0)}
     write_class_averages(folder, ClassAverages(pictures(40, CLASSES).numpy(), PIXEL, columns))
-    (folder / "manifest.json").write_text(json.dumps({"particles": {"classified": COUNT}}))
+    judged = {"likelihood": -seed, "stability": None, "junk_separation": 0.1 * seed}
+    facts = {"particles": {"classified": COUNT}, "objectives": judged}
+    (folder / "manifest.json").write_text(json.dumps(facts))
     (folder / "config.yaml").write_text(
         f"seed: {seed}\nmodel: {{num_classes: 3, icuf: {seed}.0}}\nlogger: {{dir: {folder}}}\n"
         "data: {path: p.star}\n"
@@ -82,6 +94,9 @@ def test_a_sweep_is_compared_and_its_best_run_named(out):
     assert "1 runs of" in page
     assert "model.icuf" in page
     assert "logger" not in page.split("<h2")[2]
+    assert 'id="command">cryo2d data.path=p.star model.icuf=3 seed=3<' in page
+    assert page.index('data-key="2">2</td>') < page.index('data-key="0">0</td>')
+    assert page.count('alt="Run ') == 3
     assert {"settings.png", "agreement.png", "stability.png"} <= set(manifest["files"])
 
 
@@ -124,6 +139,38 @@ def test_what_differs_are_settings_that_matter(sweep):
     assert [r.name for r in runs] == ["0", "1", "2"]
     assert len(notes) == 1
     assert differing(runs) == {"seed": ["1", "2", "3"], "model.icuf": ["1.0", "2.0", "3.0"]}
+
+
+def test_a_class_has_its_place_in_every_run(sweep):
+    runs, _ = finished_runs([sweep])
+    partner = consensus_of(runs, 0).partner
+    first, second = (
+        small_multiple(one, own, np.arange(CLASSES), 2, ["run"])
+        for one, own in zip(runs[:2], partner[:2], strict=True)
+    )
+    # the second run has the classes of the first under other numbers
+    head, tile = first.shape[0] - 2 * 66, 56
+    renamed = grey_levels(runs[1].averages.images)[partner[1]]
+    for k in range(CLASSES):
+        top, left = head + k // 2 * 66, k % 2 * 60
+        shown = second[top : top + tile, left : left + tile, 0] / 255
+        wanted = np.clip(renamed[k], 0, 1)
+        assert np.abs(shown.mean() - wanted.mean()) < 0.02
+    blank = small_multiple(runs[0], np.array([-1, 1, 2]), np.arange(CLASSES), 2, ["run"])
+    assert (blank[head : head + tile, :tile] == 0xF1).any()
+    assert (first[head : head + tile, :tile] != blank[head : head + tile, :tile]).any()
+
+
+@pytest.mark.parametrize("measure", SHOWN)
+def test_runs_can_be_sorted_by_every_measure(sweep, measure):
+    runs, _ = finished_runs([sweep])
+    consensus = consensus_of(runs, None)
+    assert configured("compare", f"measure={measure}").measure == measure
+    assert sorted(ranked(runs, consensus, measure)) == [0, 1, 2]
+    told = json.loads((sweep / "1" / "manifest.json").read_text())
+    if measure in told["objectives"]:
+        found, wanted = measures(runs[1], 1, consensus)[measure], told["objectives"][measure]
+        assert found == pytest.approx(np.nan if wanted is None else wanted, nan_ok=True)
 
 
 def test_runs_of_other_particles_are_still_listed(sweep, tmp_path):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
@@ -42,32 +43,51 @@ def draw_settings(
 ) -> bytes:
     """Every measure against every setting that differs, one point per run.
 
+    Runs are coloured by the next setting, if that has few values; the lines are their means.
+
     Args:
         settings: name -> value of each run as text ``[r]``.
         measures: name -> number of each run ``[r]``.
     """
-    wide, high = len(measures), len(settings)
-    fig = style.figure(3.3 * wide, 2.3 * high)
-    axes = fig.subplots(high, wide, squeeze=False)
-    for row, (setting, texts) in zip(axes, settings.items(), strict=True):
-        first = setting == next(iter(settings))
-        values = sorted(set(texts), key=_order)
-        place = np.array([values.index(text) for text in texts], dtype=float)
-        for ax, (measure, numbers) in zip(row, measures.items(), strict=True):
-            found = np.asarray(numbers, dtype=float)
-            means = [
-                np.nanmean(found[place == i]) if np.isfinite(found[place == i]).any() else np.nan
-                for i in range(len(values))
-            ]
-            ax.plot(range(len(values)), means, color=style.SOFT, linewidth=1.4, zorder=1)
-            ax.scatter(place, found, s=22, color=style.ACCENT, zorder=2)
-            shown = [value if len(value) <= 14 else value[:13] + "\u2026" for value in values]
-            ax.set_xticks(range(len(values)), shown)
-            ax.set_xlim(-0.5, len(values) - 0.5)
-            ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
-            ax.ticklabel_format(axis="y", useOffset=False)
-            style.dress(ax, title=measure.replace("_", " ") if first else "", x=setting)
+    wide = min(4, len(measures))
+    high = -(-len(measures) // wide)
+    fig = style.figure(3.3 * wide, 2.45 * high * len(settings) + 0.25)
+    parts = np.atleast_1d(fig.subfigures(len(settings), 1))
+    names = list(settings)
+    for i, (part, setting) in enumerate(zip(parts, names, strict=True)):
+        other = names[(i + 1) % len(names)]
+        hue = settings[other] if other != setting else [""] * len(settings[setting])
+        if len(set(hue)) > len(style.GROUPS):
+            hue = [""] * len(hue)
+        axes = part.subplots(high, wide, squeeze=False).ravel()
+        for ax in axes[len(measures) :]:
+            ax.set_visible(False)
+        for ax, (measure, numbers) in zip(axes, measures.items(), strict=False):
+            _draw_setting(ax, settings[setting], np.asarray(numbers, dtype=float), hue)
+            style.dress(ax, title=measure.replace("_", " "), x=setting)
+        if len(set(hue)) > 1:
+            axes[0].legend(title=other, fontsize=7.5, title_fontsize=7.5, frameon=False)
     return style.figure_png(fig)
+
+
+def _draw_setting(ax: Axes, texts: Sequence[str], numbers: np.ndarray, hue: Sequence[str]) -> None:
+    """One measure ``[r]`` against one setting ``[r]``, coloured by another ``[r]``."""
+    values, groups = sorted(set(texts), key=_order), sorted(set(hue), key=_order)
+    place = np.array([values.index(text) for text in texts], dtype=float)
+    for g, group in enumerate(groups):
+        own = np.array([text == group for text in hue])
+        # side by side: runs of two groups may have the same number
+        beside = 0.12 * (g - 0.5 * (len(groups) - 1))
+        known = [numbers[own & (place == i) & np.isfinite(numbers)] for i in range(len(values))]
+        means = [part.mean() if len(part) else np.nan for part in known]
+        line = np.arange(len(values)) + beside
+        ax.plot(line, means, color=style.GROUPS[g], linewidth=1.2, alpha=0.5, zorder=1)
+        ax.scatter(place[own] + beside, numbers[own], s=20, color=style.GROUPS[g], label=group)
+    shown = [value if len(value) <= 14 else value[:13] + "\u2026" for value in values]
+    ax.set_xticks(range(len(values)), shown)
+    ax.set_xlim(-0.5, len(values) - 0.5)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.ticklabel_format(axis="y", useOffset=False)
 
 
 def _order(text: str) -> tuple[int, float, str]:
@@ -85,6 +105,56 @@ def draw_stability(particles: np.ndarray) -> bytes:
     histogram(ax, particles, np.linspace(0, 1, 41))
     style.dress(ax, x="stability", y="particles")
     return style.figure_png(fig)
+
+
+def draw_small(
+    averages: np.ndarray,
+    place: np.ndarray,
+    count: np.ndarray,
+    *,
+    columns: int,
+    lines: Sequence[str],
+    tile: int = 56,
+) -> np.ndarray:
+    """Averages without numbers, each at its place, to stand beside those of other runs.
+
+    Args:
+        averages: ``[k y x]``.
+        place: class at each place from left to right and down; -1 leaves it blank.
+        count: particles of each class ``[k]``, the bar below it.
+        columns: places in a row.
+        lines: of text above, the first one bold.
+        tile: edge of a tile (pixel).
+
+    Returns:
+        ``[height width 3]`` uint8.
+    """
+    gap, text = 4, 11
+    head, high = 4 + len(lines) * round(1.4 * text) + 4, tile + 10
+    rows = max(1, -(-len(place) // columns))
+    words = max(style.font(text, not i).getlength(line) for i, line in enumerate(lines))
+    width = max(columns * (tile + gap), round(words) + 8)
+    canvas = Image.new("RGB", (width, head + rows * high), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, line in enumerate(lines):
+        ink = style.MUTED if i else style.INK
+        draw.text((0, 4 + i * round(1.4 * text)), line, ink, style.font(text, not i))
+    levels = grey_levels(averages)
+    for i, k in enumerate(place.tolist()):
+        left, top = i % columns * (tile + gap), head + i // columns * high
+        if k < 0 or count[k] == 0:
+            draw.rectangle((left, top, left + tile - 1, top + tile - 1), style.BLANK)
+            continue
+        canvas.paste(_tile(levels[k], tile), (left, top))
+        length = round(count[k] / max(count.max(), 1) * (tile - 1))
+        draw.rectangle((left, top + tile + 2, left + length, top + tile + 4), style.ACCENT)
+    return np.asarray(canvas)
+
+
+def _tile(levels: np.ndarray, edge: int) -> Image.Image:
+    """One average on its grey scale ``[y x]`` as a picture of some size."""
+    picture = Image.fromarray(levels).resize((edge, edge), Image.Resampling.BICUBIC)
+    return Image.fromarray(np.clip(np.asarray(picture) * 255.0, 0, 255).astype(np.uint8))
 
 
 def draw_pairs(
@@ -115,9 +185,7 @@ def draw_pairs(
     for part, images in enumerate((first, second)):
         for i, levels in enumerate(grey_levels(images)):
             left, top = gap + i % wide * (tile + gap), gap + i // wide * (high + gap)
-            picture = Image.fromarray(levels).resize((tile, tile), Image.Resampling.BICUBIC)
-            grey = np.clip(np.asarray(picture) * 255.0, 0, 255).astype(np.uint8)
-            canvas.paste(Image.fromarray(grey), (left, top + part * (tile + 2)))
+            canvas.paste(_tile(levels, tile), (left, top + part * (tile + 2)))
     for i, name in enumerate(names):
         left, below = gap + i % wide * (tile + gap), gap + i // wide * (high + gap) + 2 * tile + 5
         draw.text((left, below), number(correlation[i], 4), style.INK, style.font(text, True))

@@ -25,6 +25,7 @@ class Picture:
         caption: below it.
         file: its name in the run folder, None for the report only.
         sharpness: pixels of the picture per pixel of a page.
+        series: heading under which pictures that follow each other stand side by side.
     """
 
     heading: str
@@ -32,6 +33,7 @@ class Picture:
     caption: str
     file: str | None = None
     sharpness: float = 1.6
+    series: str = ""
 
     @property
     def page_width(self) -> int:

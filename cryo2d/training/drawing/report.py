@@ -119,6 +119,7 @@ class Report:
         overrides: settings given by the user.
         versions: package -> version.
         files: name -> size in bytes.
+        command: a command line to copy, and what it is.
     """
 
     title: str
@@ -131,6 +132,18 @@ class Report:
     overrides: Sequence[str]
     versions: Mapping[str, str]
     files: Mapping[str, int]
+    command: tuple[str, str] = ("", "")
+
+    @property
+    def sections(self) -> list[tuple[str, list[Picture]]]:
+        """Headings and the pictures below them; those of a series stand together."""
+        found: list[tuple[str, list[Picture]]] = []
+        for picture in self.pictures:
+            if picture.series and found and found[-1][0] == picture.series:
+                found[-1][1].append(picture)
+            else:
+                found.append((picture.series or picture.heading, [picture]))
+        return found
 
 
 def render_report(
