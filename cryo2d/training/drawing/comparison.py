@@ -52,7 +52,7 @@ def draw_settings(
     wide = min(4, len(measures))
     high = -(-len(measures) // wide)
     fig = style.figure(3.3 * wide, 2.45 * high * len(settings) + 0.25)
-    parts = np.atleast_1d(fig.subfigures(len(settings), 1))
+    parts = fig.subfigures(len(settings), 1, squeeze=False)[:, 0]
     names = list(settings)
     for i, (part, setting) in enumerate(zip(parts, names, strict=True)):
         other = names[(i + 1) % len(names)]
