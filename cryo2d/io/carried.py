@@ -6,26 +6,38 @@ front. In a star, each .cs field is one column ``_cs.FIELD`` (``_cs.FIELD[i]`` f
 vector) and a block ``data_cs_fields`` holds their types; odd bytes of text are written as ``%XX``.
 """
 
+import logging
 import re
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 
+from cryo2d.errors import InputError, Problem
 from cryo2d.io.columns import CS_PREFIX, STAR_PREFIX, CsColumns, StarColumns
 from cryo2d.io.cs import build
 from cryo2d.io.digits import general
 from cryo2d.io.loop import read_loop
 from cryo2d.io.rows import TextRows, from_columns
-from cryo2d.io.star import find_blocks
+from cryo2d.io.star import StarBlock, find_blocks
+
+log = logging.getLogger(__name__)
 
 BLOCKS = STAR_PREFIX + "blocks"
 CARRIED = "carried blocks"
 TYPES_BLOCK = "cs_fields"
 PLACE_BYTES = 17
 LEAST_PIECE = 16
-MOST_BLOCKS = 1 << 28
+MOST_BLOCKS = 1 << 26
+MOST_BYTES = 1 << 14
+"""Bytes of one carried value."""
+
+MOST_NUMBERS = 1 << 12
+"""Numbers of one carried field."""
+
 _ODD = re.compile(rb"[^!&(-~]")
+_CONTROL = re.compile(rb"[\x00-\x1f]")
+_CLOSING = re.compile(rb"'(?=\s)")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _PLAIN = re.compile(rb"""[^\s"'#_$][^\s]*\Z""")
 _BYTES = [bytes([byte]) for byte in range(256)]
@@ -76,8 +88,11 @@ def _rewritten(
 def _quoted(text: bytes) -> bytes:
     if _PLAIN.match(text) and not text.lower().startswith(_RESERVED):
         return text
-    text = re.sub(rb"[\r\n]", b" ", text)
+    text = _CONTROL.sub(b" ", text)
     mark = b"'" if b'"' in text else b'"'
+    if mark == b"'":
+        # this mark before a blank would end the word
+        text = _CLOSING.sub(b'"', text)
     return mark + text + mark
 
 
@@ -135,29 +150,42 @@ def star_from_cs(columns: CsColumns) -> StarColumns | None:
         return None
     rows = from_columns({n.removeprefix(STAR_PREFIX): quoted(array[n]) for n in names})
     text = _joined_blocks(array)
-    others = (b for b in find_blocks(text, CARRIED) if b.name != "optics") if text else ()
+    others = (b for b in _found_blocks(text) if b.name != "optics")
     return StarColumns(rows, carried_optics(array), tuple(text[b.begin : b.end] for b in others))
 
 
 def carried_optics(array: np.ndarray) -> TextRows | None:
     """The optics block of the star that a .cs carries, or None."""
     text = _joined_blocks(array)
-    blocks = find_blocks(text, CARRIED) if text else ()
-    optics = next((b for b in blocks if b.name == "optics"), None)
-    return None if optics is None else read_loop(text, optics, CARRIED).rows
+    optics = next((b for b in _found_blocks(text) if b.name == "optics"), None)
+    try:
+        return None if optics is None else read_loop(text, optics, CARRIED).rows
+    except InputError:
+        return None
+
+
+def _found_blocks(text: bytes) -> tuple[StarBlock, ...]:
+    """The blocks of a carried text; none where it is damaged, as where pieces are missing."""
+    try:
+        return find_blocks(text, CARRIED) if text else ()
+    except InputError:
+        return ()
 
 
 def _joined_blocks(array: np.ndarray) -> bytes:
     if BLOCKS not in (array.dtype.names or ()):
         return b""
     column = array[BLOCKS]
+    if column.dtype.kind != "S" or column.ndim != 1:
+        return b""
     held = column[column != b""].tolist()
     pieces = sorted(piece for piece in held if len(piece) > PLACE_BYTES)
     packed = b"".join(piece[PLACE_BYTES:] for piece in pieces)
     try:
         complete = bool(pieces) and len(packed) == int(pieces[0][9:PLACE_BYTES], 16)
-        packed = bytes.fromhex(packed.decode()) if complete else b""
-        return zlib.decompressobj().decompress(packed, MOST_BLOCKS) if packed else b""
+        unpacking = zlib.decompressobj()
+        text = unpacking.decompress(bytes.fromhex(packed.decode()), MOST_BLOCKS)
+        return text if complete and unpacking.eof else b""
     except (ValueError, zlib.error):
         return b""
 
@@ -200,31 +228,85 @@ def carried_fields(array: np.ndarray, leave: tuple[str, ...] = ()) -> list[str]:
 def types_text(array: np.ndarray, leave: tuple[str, ...] = ()) -> bytes:
     """The block that holds the types of the carried fields."""
     names = carried_fields(array, leave)
-    layout = [(n, array[n].dtype.str, "x".join(map(str, array[n].shape[1:])) or "1") for n in names]
+    layout = [
+        (n.encode(), array[n].dtype.str, "x".join(map(str, array[n].shape[1:])) or "1")
+        for n in names
+    ]
     fields, types, shapes = (np.array(column, dtype=bytes) for column in zip(*layout, strict=True))
     columns = {"csField": _escaped(fields), "csType": types, "csShape": shapes}
     return loop_text(TYPES_BLOCK, from_columns(columns))
 
 
-def cs_from_star(columns: StarColumns) -> np.ndarray | None:
-    """The fields of the .cs that a star carries ``[n]``, or None."""
+def carried_layout(columns: StarColumns, source: str) -> np.dtype | None:
+    """Names, types and shapes of the .cs fields that a star carries whole, or None.
+
+    Args:
+        columns: of the star.
+        source: its name, for messages.
+
+    Raises:
+        InputError: if the block that says so is damaged.
+    """
     begin = b"data_" + TYPES_BLOCK.encode()
-    text = next((b for b in columns.blocks if b.startswith(begin)), None)
+    text = next((b for b in columns.blocks if b.split(maxsplit=1)[0] == begin), None)
     if text is None:
         return None
-    types = read_loop(text, find_blocks(text, "carried types")[0], "carried types").rows
-    layout = types.columns(("csField", "csType", "csShape"))
+    labels = set(columns.rows.labels)
+    try:
+        types = read_loop(text, find_blocks(text, source)[0], source).rows
+        columns_of = types.columns(("csField", "csType", "csShape"))
+        rows = zip(*(c.tolist() for c in columns_of.values()), strict=True)
+        fields = [_carried_field(*row) for row in rows]
+        held = [field for field in fields if labels.issuperset(_labels(field[0], field[2]))]
+        return np.dtype(held) if held else None
+    except (ValueError, TypeError, KeyError, SyntaxError) as error:
+        found = f"a damaged block data_{TYPES_BLOCK}"
+        action = "restore the block, or remove it with the columns _cs."
+        expected = "names, types and shapes as they were written"
+        raise InputError([Problem(source, found, expected, action)]) from error
+
+
+def _carried_field(name: bytes, kind: bytes, shape: bytes) -> tuple[str, np.dtype, tuple[int, ...]]:
+    """One row of the block of types."""
+    sizes = () if shape == b"1" else tuple(int(n) for n in shape.split(b"x"))
+    dtype = np.dtype(kind.decode("ascii"))
+    known = dtype.kind in "Suifb" and 0 < dtype.itemsize <= MOST_BYTES and dtype.names is None
+    if not known or not all(0 < n <= MOST_NUMBERS for n in sizes) or len(sizes) > 3:
+        raise ValueError(kind)
+    if int(np.prod(sizes, dtype=object)) > MOST_NUMBERS:
+        raise ValueError(shape)
+    return _ESCAPE.sub(_unescape, name).decode(), dtype, sizes
+
+
+def _labels(name: str, sizes: tuple[int, ...]) -> list[str]:
+    """The columns of the star that carry one field."""
+    label = CS_PREFIX + _escaped_text(name.encode()).decode()
+    return [f"{label}[{i}]" for i in range(int(np.prod(sizes)))] if sizes else [label]
+
+
+def cs_from_star(columns: StarColumns, source: str) -> np.ndarray | None:
+    """The fields of the .cs that a star carries ``[n]``, or None.
+
+    A field of which a value is damaged is left out with a warning.
+
+    Args:
+        columns: of the star.
+        source: its name, for messages.
+    """
+    layout = carried_layout(columns, source)
+    if layout is None:
+        return None
     wanted = [label for label in columns.rows.labels if label.startswith(CS_PREFIX)]
     texts = columns.rows.columns(wanted)
     fields = {}
-    for name, kind, shape in zip(*(c.tolist() for c in layout.values()), strict=True):
-        size = () if shape == b"1" else tuple(int(n) for n in shape.split(b"x"))
-        label = CS_PREFIX + name.decode()
-        labels = [f"{label}[{i}]" for i in range(int(np.prod(size)))] if size else [label]
-        if all(one in texts for one in labels):
-            values = [_parsed(texts[one], np.dtype(kind.decode())) for one in labels]
-            joined = np.stack(values, axis=1).reshape(-1, *size) if size else values[0]
-            fields[_ESCAPE.sub(_unescape, name).decode()] = joined
+    for name in layout.names or ():
+        dtype, sizes = layout[name].base, layout[name].shape
+        try:
+            values = [_parsed(texts[one], dtype) for one in _labels(name, sizes)]
+        except (ValueError, OverflowError) as error:
+            log.warning("%s: the values of _cs.%s are left out: %s", source, name, error)
+            continue
+        fields[name] = np.stack(values, axis=1).reshape(-1, *sizes) if sizes else values[0]
     return build(fields, len(columns.rows)) if fields else None
 
 

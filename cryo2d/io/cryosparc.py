@@ -109,7 +109,7 @@ def _check_usable(array: np.ndarray, path: str | Path, joined: bool, sized: bool
         problems.append(_no_images(path, needed, joined))
     if problems:
         raise InputError(problems)
-    check_fields(array, source)
+    check_layout(array.dtype, source)
     check_uid(array, source)
 
 
@@ -145,7 +145,7 @@ def _index_problems(array: np.ndarray, source: str) -> list[Problem]:
     return [Problem(source, found, "0 or more", "export again", row + 1, len(wrong))]
 
 
-def check_fields(array: np.ndarray, source: str) -> None:
+def check_layout(layout: np.dtype, source: str) -> None:
     """Refuse fields whose type or length is not what cryoSPARC writes.
 
     Raises:
@@ -166,10 +166,10 @@ def check_fields(array: np.ndarray, source: str) -> None:
     }
     problems = []
     for name, (kinds, shape) in expected.items():
-        if name in (array.dtype.names or ()):
-            held = array[name]
-            if held.dtype.kind not in kinds or held.shape[1:] != shape:
-                found = f"field {name} of type {held.dtype} and shape {held.shape[1:]}"
+        if name in (layout.names or ()):
+            held = layout[name]
+            if held.base.kind not in kinds or held.shape != shape:
+                found = f"field {name} of type {held.base} and shape {held.shape}"
                 wanted = f"type {' or '.join(kinds)}, shape {shape}"
                 problems.append(Problem(source, found, wanted, "export it again from cryoSPARC"))
     if problems:

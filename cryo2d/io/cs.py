@@ -8,12 +8,21 @@ from typing import IO
 import numpy as np
 
 from cryo2d.errors import EnvironmentFault, InputError, Problem
+from cryo2d.io.csdat import STREAM_MAGIC, DamagedStreamError, parse_stream
+from cryo2d.io.regular import fault, open_regular, patiently
 
 NUMPY_MAGIC = b"\x93NUMPY"
-STREAM_MAGIC = b"\x95CSDAT"
 LFS_MAGIC = b"version https://git-lfs"
-MAX_HEADER_BYTES = 16 << 20
+MAX_HEADER_BYTES = 1 << 20
+"""Some twenty thousand fields: numpy parses the header as Python, for a second and 200 MB."""
+
+EXPECTED = "a .cs file"
 UID = "uid"
+# What numpy's parser of Python literals raises, apart from ValueError.
+UNREADABLE_HEADER = (
+    *(ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError),
+    *(OverflowError, KeyError, IndexError, AttributeError),
+)
 
 
 def _refuse(path: str, found: str, expected: str, action: str) -> InputError:
@@ -47,20 +56,29 @@ def read_array(path: str | Path) -> np.ndarray:
         InputError: saying what the file is instead.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "no such file" if not path.exists() else "something that is not a regular file"
-        raise _refuse(str(path), found, "a .cs file", "check the path")
-    try:
-        with path.open("rb") as file:
+
+    def read() -> tuple[bytes, np.ndarray | None]:
+        with open(open_regular(path, EXPECTED), "rb") as file:
             magic = file.read(len(LFS_MAGIC))
             file.seek(0)
             if magic.startswith(NUMPY_MAGIC):
-                return _read_numpy(file, path)
+                return magic, _read_numpy(file, path)
+            if magic.startswith(STREAM_MAGIC):
+                return magic, parse_stream(file.read(), path)
+            return magic, None
+
+    try:
+        magic, array = patiently(read)
     except OSError as error:
-        found = f"a file that cannot be read ({error.strerror})"
-        raise _refuse(str(path), found, "a .cs file", "check its permissions") from error
-    if magic.startswith(STREAM_MAGIC):
-        return _read_stream(path)
+        raise fault(path, error, EXPECTED) from error
+    except DamagedStreamError as error:
+        found = f"a compressed .cs that cannot be read: {error}"
+        raise _refuse(str(path), found, EXPECTED, "copy it again, or export it again") from error
+    except MemoryError as error:
+        raise EnvironmentFault(f"not enough memory for {path}") from error
+    if array is not None:
+        _check_names(array, str(path))
+        return array
     if magic.startswith(LFS_MAGIC):
         found, action = "a Git LFS pointer, not the data", "fetch the file with git lfs pull"
     elif magic.startswith(b"\x80"):
@@ -70,50 +88,59 @@ def read_array(path: str | Path) -> np.ndarray:
     raise _refuse(str(path), found, "a .cs file, starting with \\x93NUMPY or \\x95CSDAT", action)
 
 
+def _check_names(array: np.ndarray, path: str) -> None:
+    """Refuse names of fields that no other file could hold."""
+    odd = [name for name in array.dtype.names or () if not is_plain(name)]
+    if odd:
+        found, expected = f"field {odd[0][:40]!a}", "field names of printable ASCII"
+        raise _refuse(path, found, expected, "export it again")
+
+
+def is_plain(name: str) -> bool:
+    """Whether both formats can name a column so."""
+    return name.isascii() and name.isprintable() and bool(name.strip())
+
+
 def _read_numpy(file: IO[bytes], path: Path) -> np.ndarray:
-    try:
-        version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
-            raise ValueError(f"numpy format {version}")
-        shape, _, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError) as error:
-        found = f"a damaged header ({str(error).splitlines()[0][:120] if str(error) else error!r})"
-        raise _refuse(str(path), found, "a .cs file", "export it again") from error
+    shape, dtype = _layout(file, path)
     if dtype.hasobject:
         found = "a field of Python objects, which would have to be unpickled"
         raise _refuse(str(path), found, "numbers and strings", "export it again from cryoSPARC")
-    if dtype.names is None or len(shape) != 1:
+    if dtype.names is None or len(shape) != 1 or not dtype.itemsize:
         found = f"a plain array of shape {shape}"
         raise _refuse(str(path), found, "a table with named fields", "check the path")
     begin = file.tell()
     held = file.seek(0, 2) - begin
     need = shape[0] * dtype.itemsize
-    if held < need:
-        found = f"{held // max(dtype.itemsize, 1)} of {shape[0]} rows"
+    if held >= need >= 0:
+        file.seek(begin)
+        data = np.empty(need, np.uint8)
+        held = file.readinto(data)  # type: ignore[attr-defined]
+    if not held >= need >= 0:
+        found = f"{held // dtype.itemsize} of {shape[0]} rows"
         raise _refuse(str(path), found, "all rows", "copy the file again: it is cut short")
-    file.seek(begin)
-    data = np.empty(need, np.uint8)
-    file.readinto(data)  # type: ignore[attr-defined]
     return data.view(dtype)
 
 
-def _read_stream(path: Path) -> np.ndarray:
+def _layout(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that the header of a numpy file states."""
     try:
-        # Slow to import, and needed for this kind of file alone.
-        from cryosparc.dataset import Dataset
-        from cryosparc.errors import DatasetLoadError
-    except ImportError as error:
-        message = f"{path} is a compressed .cs: pip install cryosparc-tools to read it"
-        raise EnvironmentFault(message) from error
-    try:
-        return Dataset.load(str(path)).to_records(fixed=True)
-    except (DatasetLoadError, ValueError, TypeError, OSError) as error:
-        found = f"a compressed .cs that cannot be read ({str(error)[:120]})"
-        raise _refuse(str(path), found, "a .cs file", "export it again") from error
+        version = np.lib.format.read_magic(file)
+        length = {(1, 0): 2, (2, 0): 4}.get(version)
+        if length is None:
+            raise ValueError(f"numpy format {version}")
+        at = file.tell()
+        declared = int.from_bytes(file.read(length), "little")
+        if declared > MAX_HEADER_BYTES:
+            raise ValueError(f"{declared} bytes of header, at most {MAX_HEADER_BYTES} are read")
+        file.seek(at)
+        read = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        shape, _, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
+    except UNREADABLE_HEADER as error:
+        first = str(error).partition("\n")[0][:120] or repr(error)
+        found = f"a damaged header ({first})"
+        raise _refuse(str(path), found, EXPECTED, "export it again") from error
+    return shape, dtype
 
 
 def join(array: np.ndarray, other: np.ndarray, path: str, other_path: str) -> np.ndarray:

@@ -87,8 +87,15 @@ def _base(table: ParticleTable) -> np.ndarray:
     """The .cs fields that the table came with."""
     if isinstance(table.columns, CsColumns):
         return table.columns.array
-    carried = cs_from_star(table.columns) if isinstance(table.columns, StarColumns) else None
-    return build({}, len(table)) if carried is None else carried
+    star = table.columns
+    carried = cs_from_star(star, table.source) if isinstance(star, StarColumns) else None
+    if carried is None:
+        return build({}, len(table))
+    names = carried.dtype.names or ()
+    if UID in names and len(np.unique(carried[UID])) < len(carried):
+        # rows were copied in the star; cryoSPARC wants each particle once
+        return with_fields(carried, {UID: image_uids(table)})
+    return carried
 
 
 def _keep_equal(base: np.ndarray, name: str, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""MRC stacks: headers of either byte order, images by ``pread``, writing.
+"""MRC stacks: images by ``pread``, and writing.
 
 Modes 0 (int8, or uint8 on request), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16) are read.
 A missing ``MAP`` stamp is accepted where the sizes in the header fit the file. Files ending in
@@ -7,12 +7,8 @@ header states. Nothing is memory-mapped: a file cut short while we read gives a 
 be reported, where a map would end the process.
 """
 
-import bz2
-import errno
-import gzip
 import logging
 import os
-import stat
 import tempfile
 import threading
 import time
@@ -26,178 +22,68 @@ from typing import IO
 
 import numpy as np
 
-from cryo2d.errors import InputError, Problem
+from cryo2d.errors import EnvironmentFault
 from cryo2d.io.atomic import atomic_write
+from cryo2d.io.mrc_header import (
+    EXPECTED,
+    MODES,
+    MrcHeader,
+    header_of,
+    is_compressed,
+    read_header,
+    refusal,
+    unpacker,
+)
+from cryo2d.io.regular import PAUSES, TRANSIENT, open_regular
+
+__all__ = [
+    "MrcHeader",
+    "StackReader",
+    "is_compressed",
+    "read_header",
+    "read_images",
+    "stack_header",
+    "write_stack",
+]
 
 log = logging.getLogger(__name__)
 
-HEADER_BYTES = 1024
 MAX_OPEN = 64
-MAX_UNPACKED_BYTES = 64 << 30
-MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-REFUSED_MODES = {3: "complex 16-bit", 4: "complex 32-bit", 101: "4-bit integers", 16: "RGB bytes"}
-TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
-RETRIES = 3
-RETRY_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class MrcHeader:
-    """What the header of an MRC file says, and what the file holds.
+class FileState:
+    """What tells a file from another that has taken its place."""
 
-    Attributes:
-        path: the file.
-        nx: columns.
-        ny: rows.
-        nz: images, as the header states.
-        mode: MRC mode.
-        byte_order: ``<`` or ``>``.
-        offset: bytes before the first image.
-        pixel_size: from the cell (Angstrom); NaN where the header has none.
-        available: images that the file really holds; ``nz`` for a compressed file.
-        stamped: whether the ``MAP`` stamp is there.
-    """
+    device: int
+    inode: int
+    size: int
+    changed: int
 
-    path: str
-    nx: int
-    ny: int
-    nz: int
-    mode: int
-    byte_order: str
-    offset: int
-    pixel_size: float
-    available: int
-    stamped: bool
+    @classmethod
+    def of(cls, descriptor: int) -> "FileState":
+        """The state of an open file."""
+        status = os.fstat(descriptor)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the stored pixels."""
-        return np.dtype(self.byte_order + MODES[self.mode])
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image."""
-        return self.nx * self.ny * self.dtype.itemsize
+    def is_grown(self, now: "FileState") -> bool:
+        """Whether nothing happened but that bytes were appended."""
+        same = (self.device, self.inode) == (now.device, now.inode)
+        return same and now.size > self.size
 
 
-def _problem(path: str, found: str, expected: str, action: str) -> InputError:
-    return InputError([Problem(path, found, expected, action)])
-
-
-def _open_regular(path: str) -> int:
-    """Open a regular file; a pipe or device would hang or never end."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        found, action = f"a file that cannot be opened ({reason})", "check path and permissions"
-        raise _problem(path, found, "an MRC file", action) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        found = "something that is not a regular file"
-        raise _problem(path, found, "an MRC file", "check the path")
-    return descriptor
-
-
-def is_compressed(path: str) -> bool:
-    """Whether a file name says gzip or bzip2."""
-    return path.endswith((".gz", ".bz2"))
-
-
-def _unpacker(path: str) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.endswith(".gz") else bz2.open(path, "rb")  # type: ignore[return-value]
-
-
-def read_header(path: str | Path) -> MrcHeader:
-    """Read the header of an MRC file and compare it with the size of the file.
-
-    Raises:
-        InputError: if this is no MRC file, its mode is not supported, or it is too short to hold
-            a single image.
-    """
-    path = str(path)
-    descriptor = _open_regular(path)
-    try:
-        size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, HEADER_BYTES, 0)
-    finally:
-        os.close(descriptor)
-    if is_compressed(path):
-        try:
-            with _unpacker(path) as file:
-                head = file.read(HEADER_BYTES)
-        except (OSError, EOFError, zlib.error) as error:
-            found = f"a compressed file that cannot be unpacked ({error})"
-            raise _problem(path, found, "gzip or bzip2 data", "copy the file again") from error
-        size = -1
-    return _parse_header(path, head, size)
-
-
-def _parse_header(path: str, head: bytes, size: int) -> MrcHeader:
-    if len(head) < HEADER_BYTES:
-        found = f"{len(head)} bytes, starting with {head[:12]!r}"
-        raise _problem(path, found, "an MRC file, which has 1024 bytes of header", "check the file")
-    guess = ">" if head[212:213] == b"\x11" else "<"
-    orders = (guess, "<" if guess == ">" else ">")
-    fitting = [order for order in orders if _fits(head, order, size)]
-    stamped = head[208:211] == b"MAP"
-    if not fitting:
-        raise _misfit(path, head, guess, size, stamped)
-    order = fitting[0]
-    if order != guess:
-        log.warning("%s: the byte order stamp is wrong; the sizes fit %s-endian data", path, order)
-    words = np.frombuffer(head, order + "i4")
-    floats = np.frombuffer(head, order + "f4")
-    nx, ny, nz, mode = (int(v) for v in words[:4])
-    offset = HEADER_BYTES + int(words[23])
-    cell, intervals = float(floats[10]), int(words[7])
-    pixel_size = cell / intervals if cell > 0 and intervals > 0 else float("nan")
-    image_bytes = nx * ny * np.dtype(MODES[mode]).itemsize
-    available = nz if size < 0 else min(nz, (size - offset) // image_bytes)
-    return MrcHeader(path, nx, ny, nz, mode, order, offset, pixel_size, available, stamped)
-
-
-def _fits(head: bytes, order: str, size: int) -> bool:
-    """Whether the header makes sense in this byte order: known mode, at least one whole image."""
-    words = np.frombuffer(head, order + "i4")
-    nx, ny, nz, mode = (int(v) for v in words[:4])
-    extended = int(words[23])
-    if mode not in MODES or min(nx, ny, nz) <= 0 or extended < 0:
-        return False
-    image = nx * ny * np.dtype(MODES[mode]).itemsize
-    if size < 0:
-        return image < MAX_UNPACKED_BYTES
-    fits = HEADER_BYTES + extended + image <= size
-    whole = HEADER_BYTES + extended + nz * image <= size
-    return fits and (whole or head[208:211] == b"MAP")
-
-
-def _misfit(path: str, head: bytes, order: str, size: int, stamped: bool) -> InputError:
-    words = np.frombuffer(head, order + "i4")
-    nx, ny, nz, mode = (int(v) for v in words[:4])
-    if not stamped:
-        found = f"a file starting with {head[:12]!r}, without the MAP stamp"
-        expected = "an MRC file whose header fits its size"
-        return _problem(path, found, expected, "check that this is an image stack")
-    if mode not in MODES:
-        kind = f" ({REFUSED_MODES[mode]})" if mode in REFUSED_MODES else ""
-        action = "convert the stack to mode 2 or 12"
-        return _problem(path, f"MRC mode {mode}{kind}", "mode 0, 1, 2, 6 or 12", action)
-    if min(nx, ny, nz) <= 0 or int(words[23]) < 0:
-        found = f"a header with {nx} x {ny} x {nz} pixels, extended header {int(words[23])}"
-        return _problem(path, found, "positive sizes", "repair the header or export again")
-    need = HEADER_BYTES + int(words[23]) + nx * ny * np.dtype(MODES[mode]).itemsize
-    found = f"{size} bytes for images of {nx} x {ny} pixels"
-    return _problem(path, found, f"at least {need} bytes", "copy the file again: it is cut short")
-
-
-@dataclass
+@dataclass(eq=False)
 class _Entry:
-    """An open stack; ``users`` counts the reads under way, which keep it from being closed."""
+    """An open stack; ``users`` counts the reads under way, which keep it from being closed.
+
+    ``state`` is that of the file when it was opened, None where ``descriptor`` is an unpacked copy.
+    """
 
     descriptor: int
     header: MrcHeader
+    state: FileState | None
     users: int = 0
+    is_left: bool = False
 
 
 class StackReader:
@@ -206,12 +92,22 @@ class StackReader:
     Args:
         int8_signed: whether mode 0 holds signed bytes (MRC2014) or unsigned ones.
         max_open: most file descriptors kept open.
+        states: of the stacks as other readers have found them; a stack that is another one since
+            is refused. Those opened here are added.
     """
 
-    def __init__(self, *, int8_signed: bool = True, max_open: int = MAX_OPEN) -> None:
+    def __init__(
+        self,
+        *,
+        int8_signed: bool = True,
+        max_open: int = MAX_OPEN,
+        states: dict[str, FileState] | None = None,
+    ) -> None:
         self.int8_signed = int8_signed
         self.max_open = max_open
+        self.states = {} if states is None else states
         self._open: OrderedDict[str, _Entry] = OrderedDict()
+        self._given_up: set[str] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> "StackReader":
@@ -223,26 +119,56 @@ class StackReader:
     def close(self) -> None:
         """Close every stack."""
         with self._lock:
-            for entry in self._open.values():
+            for path in list(self._open):
+                self._leave(path)
+
+    def _leave(self, path: str) -> None:
+        """Close a stack, once the reads under way have ended."""
+        entry = self._open.pop(path, None)
+        if entry is not None:
+            entry.is_left = True
+            if not entry.users:
                 os.close(entry.descriptor)
-            self._open.clear()
 
     @contextmanager
     def _lease(self, path: str) -> Iterator[_Entry]:
         with self._lock:
             entry = self._open.get(path)
             if entry is None:
-                entry = self._open[path] = _open_stack(path)
+                entry = self._open[path] = self._opened(path)
             self._open.move_to_end(path)
             entry.users += 1
             idle = [p for p, e in self._open.items() if not e.users]
             for name in idle[: max(len(self._open) - self.max_open, 0)]:
-                os.close(self._open.pop(name).descriptor)
+                self._leave(name)
         try:
             yield entry
         finally:
             with self._lock:
                 entry.users -= 1
+                if entry.is_left and not entry.users:
+                    os.close(entry.descriptor)
+
+    def _opened(self, path: str) -> _Entry:
+        descriptor = open_regular(path, EXPECTED)
+        try:
+            self._compare(path, FileState.of(descriptor))
+            header = header_of(descriptor, path)
+            if not is_compressed(path):
+                return _Entry(os.dup(descriptor), header, self.states[path])
+            return _Entry(*_unpacked(descriptor, header), None)
+        finally:
+            os.close(descriptor)
+
+    def _compare(self, path: str, now: FileState) -> None:
+        """Refuse a file that is another one than it was, or was written to."""
+        before = self.states.setdefault(path, now)
+        if now == before:
+            return
+        if not before.is_grown(now):
+            found = "a file that was replaced, cut or written to while it was in use"
+            raise refusal(path, found, "the same file", "leave stacks alone during a run")
+        self.states[path] = now
 
     def header(self, path: str) -> MrcHeader:
         """The header of a stack."""
@@ -251,6 +177,9 @@ class StackReader:
 
     def read(self, path: str, first: int, count: int) -> np.ndarray:
         """Read consecutive images with one request to the system.
+
+        What a network file system refuses for a moment is tried again, on a new descriptor, after
+        pauses; a file that was given up is not waited for again.
 
         Args:
             path: the stack.
@@ -261,13 +190,30 @@ class StackReader:
             Images ``[c y x]`` (float32); fewer than asked for where the file ends.
 
         Raises:
-            InputError: if the stack cannot be opened.
+            InputError: if the stack cannot be opened, or is another one than it was.
             OSError: if reading fails for good.
+            EnvironmentFault: if the machine lacks descriptors, or room to unpack a stack.
         """
+        for pause in (*PAUSES, None):
+            try:
+                return self._read(path, first, count)
+            except OSError as error:
+                with self._lock:
+                    self._leave(path)
+                if error.errno not in TRANSIENT or pause is None or path in self._given_up:
+                    self._given_up.add(path)
+                    raise
+                log.warning("%s: %s; trying again in %g s", path, error.strerror, pause)
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _read(self, path: str, first: int, count: int) -> np.ndarray:
         with self._lease(path) as entry:
             header = entry.header
             buffer = np.empty(count * header.image_bytes, np.uint8)
             got = _pread(entry.descriptor, buffer, header.offset + first * header.image_bytes)
+            if entry.state is not None:
+                self._compare(path, FileState.of(entry.descriptor))
         whole = got // header.image_bytes
         dtype = header.dtype
         if header.mode == 0 and not self.int8_signed:
@@ -277,52 +223,64 @@ class StackReader:
 
 
 def _pread(descriptor: int, buffer: np.ndarray, offset: int) -> int:
-    """Fill a buffer from a file; bytes read, fewer at its end. Network errors are tried again."""
-    view, got, tries = buffer.data, 0, 0
+    """Fill a buffer from a file; bytes read, fewer at its end."""
+    view, got = buffer.data, 0
     while got < len(view):
-        try:
-            step = os.preadv(descriptor, [view[got:]], offset + got)
-        except OSError as error:
-            tries += 1
-            if error.errno not in TRANSIENT or tries > RETRIES:
-                raise
-            time.sleep(RETRY_SECONDS * 2**tries)
-            continue
+        step = os.preadv(descriptor, [view[got:]], offset + got)
         if not step:
             break
         got += step
     return got
 
 
-def _open_stack(path: str) -> _Entry:
-    header = read_header(path)
-    if not is_compressed(path):
-        return _Entry(_open_regular(path), header)
-    declared = header.offset + header.nz * header.image_bytes
-    if declared > MAX_UNPACKED_BYTES:
-        found = f"a compressed stack of {declared} bytes"
-        raise _problem(path, found, f"at most {MAX_UNPACKED_BYTES} bytes", "unpack it first")
-    with tempfile.TemporaryFile() as file:
-        for piece in _unpack(path, declared):
-            file.write(piece)
-        file.flush()
-        held = (file.tell() - header.offset) // header.image_bytes
-        return _Entry(os.dup(file.fileno()), replace(header, available=min(header.nz, held)))
-
-
-def _unpack(path: str, limit: int) -> Iterator[bytes]:
-    """The first ``limit`` bytes of a compressed file, or as many as it holds, piece by piece."""
-    with _unpacker(path) as source:
-        while limit:
+def _unpacked(descriptor: int, header: MrcHeader) -> tuple[int, MrcHeader]:
+    """A temporary file with what a compressed stack holds, and the header that it deserves."""
+    with _temporary(header) as file:
+        for piece in _pieces(descriptor, header):
             try:
-                piece = source.read(min(limit, 1 << 22))
-            except (EOFError, OSError, zlib.error):
-                piece = b""
-            if not piece:
-                log.warning("%s: the compressed data end early", path)
-                return
-            limit -= len(piece)
-            yield piece
+                file.write(piece)
+                file.flush()
+            except OSError as error:
+                raise _no_room(header, error) from error
+        held = (file.tell() - header.offset) // header.image_bytes
+        return os.dup(file.fileno()), replace(header, available=min(header.nz, held))
+
+
+def _temporary(header: MrcHeader) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise _no_room(header, error) from error
+
+
+def _no_room(header: MrcHeader, error: OSError) -> EnvironmentFault:
+    folder = tempfile.gettempdir()
+    return EnvironmentFault(
+        f"cannot unpack {header.path} ({header.declared_bytes} bytes) in {folder}: "
+        f"{error.strerror}. Do: unpack the stacks yourself, or set TMPDIR to a larger disk"
+    )
+
+
+def _pieces(descriptor: int, header: MrcHeader) -> Iterator[bytes]:
+    """The declared bytes of a compressed file, or as many as it holds, piece by piece."""
+    left = header.declared_bytes
+    with open(os.dup(descriptor), "rb") as packed:
+        packed.seek(0)
+        with unpacker(packed, header.path) as source:
+            while left:
+                try:
+                    piece = source.read(min(left, 1 << 22))
+                except (EOFError, zlib.error):
+                    piece = b""
+                except OSError as error:
+                    if error.errno is not None:
+                        raise
+                    piece = b""
+                if not piece:
+                    log.warning("%s: the compressed data end early", header.path)
+                    return
+                left -= len(piece)
+                yield piece
 
 
 def read_images(
@@ -353,7 +311,7 @@ def read_images(
             missing = len(indices) - len(images)
     if missing:
         found = f"a stack that ends {missing} images early"
-        raise _problem(path, found, f"{header.nz} images", "copy the file again: it is cut short")
+        raise refusal(path, found, f"{header.nz} images", "copy the file again: it is cut short")
     return images
 
 

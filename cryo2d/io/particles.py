@@ -17,6 +17,7 @@ from cryo2d.io.columns import CsColumns, StarColumns
 from cryo2d.io.cryosparc import read_cs_draft
 from cryo2d.io.cs import NUMPY_MAGIC, STREAM_MAGIC
 from cryo2d.io.mrc import read_header
+from cryo2d.io.regular import read_regular
 from cryo2d.io.relion import StarReader
 from cryo2d.io.table import (
     AlignmentColumns,
@@ -82,15 +83,7 @@ def read_particles(
 def _read_draft(
     path: Path, passthrough: Sequence[str | Path], pixel_size: float | None, require_ctf: bool
 ) -> Draft:
-    try:
-        is_file = path.is_file()
-    except ValueError:
-        is_file = False
-    if not is_file:
-        kind = "a folder" if path.is_dir() else "no such file"
-        raise InputError([Problem(str(path), kind, "a .star, .cs or .mrcs file", "check the path")])
-    with path.open("rb") as file:
-        head = file.read(1024)
+    head = read_regular(path, "a .star, .cs or .mrcs file", stop=lambda _: True)[:1024]
     if head.startswith((NUMPY_MAGIC, STREAM_MAGIC)) or path.suffix == ".cs":
         return read_cs_draft(path, passthrough, pixel_size, require_ctf)
     if passthrough:

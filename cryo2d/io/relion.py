@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from cryo2d.errors import InputError, Problem
+from cryo2d.io.carried import carried_layout
 from cryo2d.io.checks import Draft, ctf_problem, select_ctf
 from cryo2d.io.columns import CS_PREFIX, StarColumns
+from cryo2d.io.cryosparc import check_layout
 from cryo2d.io.loop import StarLoop, read_loop
 from cryo2d.io.star import StarBlock, find_blocks, read_header, read_text
 from cryo2d.io.table import AlignmentColumns, CtfColumns, Locations, ParticleTable
@@ -96,6 +98,9 @@ class StarReader:
             None if self.optics is None else self.optics.rows,
             tuple(data[b.begin : b.end] for b in others),
         )
+        layout = carried_layout(self.columns, self.source)
+        if layout is not None:
+            check_layout(layout, self.source)
         if not len(self.loop.rows):
             found, action = "no particle rows", "check the export"
             raise InputError([Problem(self.source, found, "particles", action, particles.line)])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryo2d.errors import InputError, Problem
+from cryo2d.io.regular import read_regular
 from cryo2d.io.rows import split_words
 
 BOM = b"\xef\xbb\xbf"
@@ -31,22 +32,19 @@ class StarBlock:
     line: int
 
 
+def _is_binary(data: bytes) -> bool:
+    return b"\0" in data
+
+
 def read_text(path: str | Path) -> bytes:
     """The bytes of a regular file, without a byte order mark.
 
     Raises:
         InputError: if it is not a readable regular file, or not text.
+        EnvironmentFault: if the machine has no descriptor left.
     """
-    path = Path(path)
-    if not path.is_file():
-        found = "no such file" if not path.exists() else "something that is not a regular file"
-        raise InputError([Problem(str(path), found, "a star file", "check the path")])
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        found = f"a file that cannot be read ({error.strerror})"
-        raise InputError([Problem(str(path), found, "a star file", "check permissions")]) from error
-    if b"\0" in data:
+    data = read_regular(path, "a star file", stop=_is_binary)
+    if _is_binary(data):
         found = f"binary data starting with {data[:12]!r}"
         raise InputError([Problem(str(path), found, "the text of a star file", "check the path")])
     return data.removeprefix(BOM)
@@ -117,6 +115,15 @@ def _header_lines(data: bytes, block: StarBlock) -> Iterator[tuple[int, int, lis
         at, line = stop, line + 1
 
 
+def _label(word: bytes, file: str, line: int) -> str:
+    """The label that a word is, without the underscore."""
+    if not word.isascii() or len(word) == 1:
+        found = f"label {word[:40]!r}"
+        action = "rename the column"
+        raise InputError([Problem(file, found, "_ and a name in ASCII", action, row=line)])
+    return word[1:].decode()
+
+
 def read_header(data: bytes, block: StarBlock, file: str) -> Header:
     """Read the labels of a block.
 
@@ -132,7 +139,7 @@ def read_header(data: bytes, block: StarBlock, file: str) -> Header:
         if words[0].lower() == b"loop_" and not labels and not loop:
             loop = True
         elif words[0].startswith(b"_") and not (loop and begin < block.end):
-            labels.append(os.fsdecode(words[0][1:]))
+            labels.append(_label(words[0], file, line))
             if not loop:
                 if len(words) != 2:
                     found = f"{len(words) - 1} values for {os.fsdecode(words[0])}"

@@ -90,7 +90,7 @@ def test_a_cut_stack_says_how_many_images_it_holds(tmp_path: Path, cut: int) -> 
         (raw_stack(2)[:1000], "1000 bytes"),
         (raw_stack(2)[:1100], "1100 bytes for images of 8 x 8"),
         (b"<html>" + bytes(3000), "starting with b'<html>"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs|version"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         (raw_stack(2)[:12] + b"\x03\0\0\0" + raw_stack(2)[16:], r"mode 3 \(complex"),
         (raw_stack(2)[:12] + b"\x65\0\0\0" + raw_stack(2)[16:], r"mode 101 \(4-bit"),
         (raw_stack(2)[:8] + b"\xff\xff\xff\xff" + raw_stack(2)[12:], "8 x 8 x -1"),
