@@ -5,15 +5,17 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cryo2d import __version__
+from cryo2d.data.contrast import Contrast
 from cryo2d.data.reader import ImageChunk, iterate
 from cryo2d.errors import EnvironmentFault
+from cryo2d.io.mrc import FileState
 from cryo2d.io.particles import ParticleTable
 from cryo2d.physics.preprocess import Preprocessor
 
@@ -28,6 +30,8 @@ class PreparedParticles:
         threads: threads that read and preprocess.
         int8_signed: meaning of MRC mode 0.
         device: where preprocessing runs.
+        contrast: of the particles that were read.
+        states: of the stacks when they were first read.
     """
 
     table: ParticleTable
@@ -35,6 +39,8 @@ class PreparedParticles:
     threads: int = 1
     int8_signed: bool = True
     device: torch.device = torch.device("cpu")
+    contrast: Contrast = field(default_factory=Contrast, compare=False)
+    states: dict[str, FileState] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -53,17 +59,7 @@ class PreparedParticles:
     def chunks(self) -> Iterator[ImageChunk]:
         """All particles in the order of their stacks, as samples ``[c a s 2]`` (float16, CPU)."""
         with _one_thread_each():
-            yield from iterate(
-                self.table,
-                threads=self.threads,
-                int8_signed=self.int8_signed,
-                prepare=self._prepare,
-            )
-
-    def check(self) -> Iterator[ImageChunk]:
-        """Read all particles and keep none: only what is wrong with them."""
-        signed = self.int8_signed
-        return iterate(self.table, threads=self.threads, int8_signed=signed, prepare=len)
+            yield from self._sound(None)
 
     def read(self, rows: np.ndarray) -> Tensor:
         """Samples of some particles ``[c a s 2]`` (float16, CPU).
@@ -76,13 +72,7 @@ class PreparedParticles:
         """
         samples = torch.empty((len(rows), *self.shape), dtype=torch.float16)
         order = np.argsort(rows)
-        for chunk in iterate(
-            self.table,
-            rows=rows,
-            threads=self.threads,
-            int8_signed=self.int8_signed,
-            prepare=self._prepare,
-        ):
+        for chunk in self._sound(rows):
             if chunk.bad:
                 reason = next(iter(chunk.bad.values()))
                 raise EnvironmentFault(f"{reason}, though it could be read before")
@@ -90,11 +80,39 @@ class PreparedParticles:
             samples[torch.from_numpy(places)] = chunk.images
         return samples
 
-    def _prepare(self, images: np.ndarray) -> Tensor:
+    def _sound(self, rows: np.ndarray | None) -> Iterator[ImageChunk]:
+        """Chunks without the particles whose samples are not finite in half precision."""
+        for chunk in iterate(
+            self.table,
+            rows=rows,
+            threads=self.threads,
+            int8_signed=self.int8_signed,
+            prepare=self._prepare,
+            states=self.states,
+        ):
+            samples, sound = chunk.images
+            if sound.all():
+                yield chunk._replace(images=samples)
+                continue
+            bad = {row: self._unsound(row) for row in chunk.rows[~sound].tolist()}
+            kept = torch.from_numpy(sound)
+            yield ImageChunk(chunk.rows[sound], samples[kept], chunk.bad | bad)
+
+    def _unsound(self, row: int) -> str:
+        table = self.table
+        name = f"image {table.image_index[row] + 1} of {table.stacks[table.stack_id[row]]}"
+        return f"{name} has pixels far above its background, or a background that is constant"
+
+    def _prepare(self, images: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Samples, and whether those of each image are finite."""
         if not len(images):
-            return torch.empty((0, *self.shape), dtype=torch.float16)
-        samples = self.preprocessor(torch.from_numpy(images).to(self.device))
-        return torch.view_as_real(samples).half().cpu()
+            empty = torch.empty((0, *self.shape), dtype=torch.float16)
+            return empty, np.ones(0, bool)
+        pixels = torch.from_numpy(images).to(self.device)
+        self.contrast.add(pixels)
+        samples = torch.view_as_real(self.preprocessor(pixels)).half().cpu()
+        # one sum has an infinity or NaN if any of its terms has
+        return samples, samples.flatten(1).sum(1, dtype=torch.float32).isfinite().numpy()
 
     def identity(self) -> dict[str, object]:
         """Everything that the samples depend on: source, selection and preprocessing."""

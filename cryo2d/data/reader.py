@@ -9,11 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cryo2d.errors import InputError
-from cryo2d.io.mrc import StackReader
+from cryo2d.io.mrc import FileState, StackReader
 from cryo2d.io.particles import ParticleTable
 
 CHUNK_BYTES = 16 << 20
 MOST_IMAGES = 1024
+LARGEST_VALUE = 1e15
+"""The squares of a box of larger values overflow single precision."""
+
+LEAST_SPREAD = 1e-18
+"""Images that vary less are constant in single precision."""
 
 
 class ImageChunk(NamedTuple):
@@ -38,6 +43,7 @@ def iterate(
     int8_signed: bool = True,
     chunk: int | None = None,
     prepare: Callable[[np.ndarray], Any] | None = None,
+    states: dict[str, FileState] | None = None,
 ) -> Iterator[ImageChunk]:
     """Read the images of a table, by stack and position in the stack.
 
@@ -51,10 +57,15 @@ def iterate(
         int8_signed: whether MRC mode 0 holds signed bytes.
         chunk: most distinct images in one piece; by default 16 MB of them.
         prepare: applied to the images of a chunk in the thread that has read them.
+        states: of the stacks as earlier calls have found them; those opened here are added.
 
     Yields:
-        Chunks in file order. An image that cannot be read, is cut short, constant, or holds NaN or
-        infinity is reported in ``bad`` instead.
+        Chunks in file order. An image that cannot be read, is cut short, constant, holds NaN,
+        infinity or numbers beyond single precision, or comes from a stack that is another one than
+        before, is reported in ``bad`` instead.
+
+    Raises:
+        EnvironmentFault: if the machine lacks descriptors, or room to unpack a stack.
     """
     wanted = np.arange(len(table)) if rows is None else np.asarray(rows, np.int64)
     order = wanted[np.lexsort((table.image_index[wanted], table.stack_id[wanted]))]
@@ -64,7 +75,7 @@ def iterate(
         chunk = max(1, min(MOST_IMAGES, CHUNK_BYTES // (4 * box**2)))
     pieces = np.split(order, first[chunk::chunk]) if len(order) else []
     waiting: deque[Future[ImageChunk]] = deque()
-    reader = StackReader(int8_signed=int8_signed)
+    reader = StackReader(int8_signed=int8_signed, states=states)
     with reader, ThreadPoolExecutor(max(threads, 1)) as pool:
         try:
             for piece in pieces:
@@ -122,8 +133,8 @@ def _read_run(
     try:
         pixels = reader.read(path, first, count)
     except InputError as error:
-        found = error.problems[0].found
-        return blank, dict.fromkeys(range(count), f"cannot be read: found {found}")
+        reason = f"cannot be read: found {error.problems[0].found}"
+        return blank, dict.fromkeys(range(count), reason)
     except OSError as error:
         reason = f"cannot be read ({error.strerror or os.strerror(error.errno or 0)})"
         return blank, dict.fromkeys(range(count), reason)
@@ -138,11 +149,16 @@ def _read_run(
 
 
 def _unusable(pixels: np.ndarray) -> dict[int, str]:
-    """Which images hold NaN or infinity, or one value only."""
+    """Which images hold NaN, infinity or numbers whose squares are, or one value only."""
     if not pixels.size:
         return {}
     low, high = pixels.min(axis=(1, 2)), pixels.max(axis=(1, 2))
     finite = np.isfinite(low) & np.isfinite(high)
     reasons = dict.fromkeys(np.flatnonzero(~finite).tolist(), "holds NaN or infinity")
-    flat = np.flatnonzero(finite & (low == high)).tolist()
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = high - low
+    flat = np.flatnonzero(finite & (spread < LEAST_SPREAD)).tolist()
+    largest = np.maximum(np.abs(low), np.abs(high))
+    huge = np.flatnonzero(finite & (largest > LARGEST_VALUE)).tolist()
+    reasons |= {i: f"holds values up to {largest[i]:g}" for i in huge}
     return reasons | {i: f"is constant ({low[i]:g} everywhere)" for i in flat}

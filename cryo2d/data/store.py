@@ -157,11 +157,11 @@ class Nowhere(Store):
     """Nothing is kept: batches are read from the stacks at every visit."""
 
     def fill(self, particles: PreparedParticles, progress: Progress) -> Filled:
-        """Read every particle once, to know which can be used."""
+        """Read and prepare every particle once, to know which can be used."""
         if any(is_compressed(stack) for stack in particles.table.stacks):
             log.warning("Compressed stacks are unpacked anew for every batch: set data.cache.")
         bad: dict[int, str] = {}
-        for chunk in _told(particles.check(), progress):
+        for chunk in _told(particles.chunks(), progress):
             bad.update(chunk.bad)
         return Filled(bad, _Kept(particles, _kept(len(particles), bad)))
 

@@ -1,12 +1,13 @@
 """Checks that every particle file passes before anything is computed, whatever its format."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cryo2d.errors import InputError, Problem
+from cryo2d.io.mrc_header import MrcHeader
 from cryo2d.io.stacks import compare_pixel_sizes, find_stacks, read_headers
 from cryo2d.io.table import CtfColumns, Excluded, ParticleTable
 
@@ -110,7 +111,11 @@ def _box_text(box: int) -> str:
 
 
 def check(
-    draft: Draft, *, require_stacks: bool = True, max_particles: int | None = None
+    draft: Draft,
+    *,
+    require_stacks: bool = True,
+    max_particles: int | None = None,
+    max_bad_fraction: float = 1.0,
 ) -> tuple[ParticleTable, Excluded]:
     """Find the stacks of a draft, check everything, set aside what cannot be used.
 
@@ -118,6 +123,7 @@ def check(
         draft: the table as read.
         require_stacks: whether a missing stack is a problem; if not, its name stays as given.
         max_particles: keep only so many of the usable particles, the first ones.
+        max_bad_fraction: part of the particles that may be unusable.
 
     Returns:
         The usable particles and the others.
@@ -140,12 +146,13 @@ def check(
         raise InputError(problems)
     compare_pixel_sizes(headers.headers, float(table.pixel_size[0]))
     _warn_of_duplicates(table)
+    _warn_of_overfocus(table)
     reasons = unusable(table, available)
+    short = [h for h in headers.headers if h is not None and h.available < h.nz]
+    refuse_many(
+        table.source, len(table), reasons, max_bad_fraction, [_cut_problem(h) for h in short]
+    )
     rows = np.array(sorted(reasons), np.int64)
-    if len(rows) == len(table):
-        first = reasons[0]
-        found_text = f"no usable particle; the first: {first}"
-        raise InputError([Problem(table.source, found_text, "usable particles", "see the reason")])
     keep = np.ones(len(table), bool)
     keep[rows] = False
     excluded = Excluded(table.take(rows), tuple(reasons[int(row)] for row in rows))
@@ -153,6 +160,46 @@ def check(
     if max_particles is not None and len(usable) > max_particles:
         usable = usable.take(np.arange(max_particles))
     return usable, excluded
+
+
+def refuse_many(
+    source: str,
+    total: int,
+    reasons: Mapping[int, str],
+    most: float,
+    causes: Sequence[Problem] = (),
+) -> None:
+    """Refuse particles of which too many cannot be used.
+
+    Args:
+        source: where they are from.
+        total: number of particles.
+        reasons: why some of them cannot be used, by row.
+        most: part of them that may be unusable.
+        causes: what else is known to be wrong with the files.
+
+    Raises:
+        InputError: if there are more, or no other particles.
+    """
+    count = len(reasons)
+    if not count or (count < total and count <= most * total):
+        return
+    first = reasons[min(reasons)]
+    if count == total:
+        action = "see the reason" if not causes else "copy the stacks again"
+        problem = Problem(source, f"no usable particle; the first: {first}", "usable ones", action)
+    else:
+        found = f"{count} of {total} particles that cannot be used; the first: {first}"
+        expected = f"at most {100 * most:g} % of them"
+        action = "repair the files, or set data.max_bad_fraction=1 to go on without these particles"
+        problem = Problem(source, found, expected, action)
+    raise InputError([problem, *causes])
+
+
+def _cut_problem(header: MrcHeader) -> Problem:
+    found = f"{header.size} bytes, {header.available} of {header.nz} images"
+    action = "copy the file again: it is cut short"
+    return Problem(header.path, found, f"{header.declared_bytes} bytes", action)
 
 
 def _with_boxes(table: ParticleTable, boxes: np.ndarray) -> tuple[ParticleTable, list[Problem]]:
@@ -186,7 +233,16 @@ def _warn_of_duplicates(table: ParticleTable) -> None:
         return
     extra = len(places) - len(np.unique(places))
     if extra:
-        log.warning("%s names %d images more than once", table.source, extra)
+        log.warning("%s names images more than once: %d rows too many", table.source, extra)
+
+
+def _warn_of_overfocus(table: ParticleTable) -> None:
+    """Underfocus is positive here; some programs give it with the other sign."""
+    if table.ctf is None:
+        return
+    count = int(((table.ctf.defocus_u < 0) & (table.ctf.defocus_v < 0)).sum())
+    if count:
+        log.warning("%s: the defocus of %d particles is negative: overfocus", table.source, count)
 
 
 def unusable(table: ParticleTable, available: np.ndarray) -> dict[int, str]:

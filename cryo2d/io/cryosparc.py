@@ -5,6 +5,7 @@ with the origin at the upper left, which is the frame of :class:`Locations`. Pos
 and shifts in pixels of ``psize_A``, both with RELION's sign.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from cryo2d.io.columns import STAR_PREFIX, CsColumns
 from cryo2d.io.cs import check_uid, read_cs
 from cryo2d.io.loop import factorize
 from cryo2d.io.table import AlignmentColumns, CtfColumns, Locations, ParticleTable
+
+log = logging.getLogger(__name__)
 
 CTF_FIELDS = {
     "defocus_u": ("ctf/df1_A", 1.0),
@@ -60,9 +63,17 @@ def read_cs_draft(
         InputError: if it cannot be read, joined, or has no particle images.
     """
     array = read_cs(path, passthrough)
+    with np.errstate(invalid="ignore"):
+        # a signalling NaN is a NaN like others
+        return _draft(array, path, bool(passthrough), pixel_size, require_ctf)
+
+
+def _draft(
+    array: np.ndarray, path: str | Path, joined: bool, pixel_size: float | None, require_ctf: bool
+) -> Draft:
     source = str(path)
     names = set(array.dtype.names or ())
-    _check_usable(array, path, bool(passthrough), pixel_size is not None)
+    _check_usable(array, path, joined, pixel_size is not None)
     problems = [*_shape_problems(array, source), *_index_problems(array, source)]
     codes, values = factorize(array["blob/path"])
     stacks = tuple(plain_path(os.fsdecode(v)) for v in values.tolist())
@@ -72,6 +83,9 @@ def read_cs_draft(
     box = np.zeros(len(groups), np.int64)
     box[optics] = array["blob/shape"][:, 0]
     sign = array["blob/sign"] if "blob/sign" in names else np.ones(len(array))
+    inverted = int((sign < 0).sum())
+    if inverted:
+        log.info("%s: %d particles have blob/sign -1 and are inverted", source, inverted)
     ctf, missing = _ctf(array)
     if missing and require_ctf:
         problems.append(ctf_problem(source, missing))
@@ -182,7 +196,7 @@ def _optics(array: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, tuple[str,
     fields = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast")
     columns = [array[f].astype(np.float64) for f in fields if f in names]
     group = next((f for f in ("ctf/exp_group_id", "location/exp_group_id") if f in names), None)
-    ids = array[group].astype(np.float64) if group else np.zeros(len(array))
+    ids = np.nan_to_num(array[group].astype(np.float64) if group else np.zeros(len(array)))
     shape = array["blob/shape"][:, 0].astype(np.float64)
     keys = np.stack([ids, shape, size, *columns], axis=1)
     change = np.flatnonzero(np.append(True, (keys[1:] != keys[:-1]).any(axis=1)))

@@ -5,7 +5,9 @@ than the file. Every row must have one word per label; a row that has not is nam
 """
 
 import io
+import logging
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +19,19 @@ from cryo2d.errors import InputError, Problem
 from cryo2d.io.rows import NEWLINE, TextRows, Words, from_columns, gather, split_words, unquoted
 from cryo2d.io.star import StarBlock, read_header
 
+log = logging.getLogger(__name__)
+
+STAMPS = (b"# version ", b"# written by cryo2d")
+"""What stands in files of programs that end every table with an empty line."""
+
+STAMP_BYTES = 4096
+_LAST_LINE_BLANK = re.compile(rb"\n[ \t\r]*\n[ \t\r]*\Z")
+
 CHUNK_BYTES = 2 << 20
+MAX_PADDED = 64 << 20
+EXPANSION = 64
+"""Words become columns of the width of the longest: at most so many times the bytes of the text."""
+
 THREADS = min(4, os.cpu_count() or 1)
 SHOWN_ROWS = 10
 
@@ -57,7 +71,10 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """One piece of the rows, parsed; offsets and lines count from its beginning."""
+    """One piece of the rows, parsed; offsets and lines count from its beginning.
+
+    ``widest`` has the bytes of the longest word, and its line.
+    """
 
     lines: int
     row_line: np.ndarray
@@ -69,6 +86,7 @@ class _Chunk:
     bad_numbers: tuple[tuple[str, int, str], ...]
     names: dict[str, tuple[np.ndarray, np.ndarray]]
     image_number: np.ndarray | None
+    widest: tuple[int, int]
 
 
 def _first_blank(words: Words) -> int | None:
@@ -161,8 +179,10 @@ def _parse_chunk(text: memoryview, request: _Request) -> _Chunk:
     last = words.line_word[1:][row_line] - 1
     bounds = words.start[first], words.stop[last]
     blank = _first_blank(words) if len(row_line) < len(per_line) else None
-    if (row_words != request.columns).any():
-        return _Chunk(len(per_line), row_line, row_words, *bounds, blank, {}, (), {}, None)
+    widest = _widest(words)
+    padded = widest[0] * len(row_line)
+    if (row_words != request.columns).any() or padded > MAX_PADDED:
+        return _Chunk(len(per_line), row_line, row_words, *bounds, blank, {}, (), {}, None, widest)
     start = words.start.reshape(len(row_line), request.columns)
     stop = words.stop.reshape(len(row_line), request.columns)
     numbers, bad = _parse_numbers(words, start, stop, request.numbers)
@@ -175,7 +195,18 @@ def _parse_chunk(text: memoryview, request: _Request) -> _Chunk:
         i = request.image
         inner = unquoted(words.text, start[:, i], stop[:, i])
         image, names["stack"] = _parse_image(words.text, *inner)
-    return _Chunk(len(per_line), row_line, row_words, *bounds, blank, numbers, bad, names, image)
+    return _Chunk(
+        len(per_line), row_line, row_words, *bounds, blank, numbers, bad, names, image, widest
+    )
+
+
+def _widest(words: Words) -> tuple[int, int]:
+    """Bytes of the longest word, and its line."""
+    width = words.stop - words.start
+    if not len(width):
+        return 0, 0
+    longest = int(width.argmax())
+    return int(width[longest]), int(np.searchsorted(words.line_word, longest, side="right")) - 1
 
 
 def _cut(data: bytes, begin: int, end: int) -> list[tuple[int, int]]:
@@ -206,6 +237,8 @@ class _Builder:
         self.wrong_rows: list[tuple[int, int]] = []
         self.wrong_count = 0
         self.bad_numbers: list[tuple[str, int, str]] = []
+        self.widest = (0, 0)
+        self.is_padded = False
 
     def add(self, chunk: _Chunk, offset: int) -> None:
         """Append one chunk, which begins at ``offset`` of the text."""
@@ -217,6 +250,10 @@ class _Builder:
         self.stop[rows] = chunk.stop + offset
         if chunk.blank_line is not None:
             self.blank_lines.append(line + chunk.blank_line)
+        self.widest = max(self.widest, (chunk.widest[0], chunk.widest[1] + line))
+        if chunk.widest[0] * len(chunk.row_line) > MAX_PADDED:
+            self.is_padded = True
+            return
         wrong = np.flatnonzero(chunk.row_words != self.request.columns)
         self.wrong_count += len(wrong)
         shown = wrong[: max(SHOWN_ROWS - len(self.wrong_rows), 0)].tolist()
@@ -233,9 +270,14 @@ class _Builder:
         if self.image is not None and chunk.image_number is not None:
             self.image[rows] = chunk.image_number
 
-    def check(self, file: str) -> None:
+    def check(self, file: str, size: int) -> None:
         """Refuse rows of the wrong length, blank lines between rows, words for numbers."""
         problems = []
+        width, line = self.widest
+        if self.is_padded or width * self.count > max(4 * MAX_PADDED, EXPANSION * size):
+            found = f"a word of {width} bytes, in a file of {self.count} rows and {size} bytes"
+            expected = "words of similar length, since a column is as wide as its longest"
+            problems.append(Problem(file, found, expected, "shorten the word", row=line))
         if self.count and any(blank < self.line[self.count - 1] for blank in self.blank_lines):
             action = "remove the blank line (RELION would drop the rows after it)"
             found, row = "a blank line inside the loop", self.blank_lines[0]
@@ -265,6 +307,11 @@ class _Builder:
 
 
 def _check_end(data: bytes, block: StarBlock, file: str) -> None:
+    """Refuse a file that ends inside a row; warn of one that may have lost its last rows."""
+    written_so = any(stamp in data[:STAMP_BYTES] for stamp in STAMPS)
+    if block.end == len(data) and written_so and not _LAST_LINE_BLANK.search(data[-64:]):
+        text = "%s does not end with the empty line of a whole file: its last rows may be missing"
+        log.warning(text, file)
     if block.end == len(data) and data[data.rfind(b"\n") + 1 :].strip():
         line = block.line + data.count(b"\n", block.begin, block.end)
         action = "export it again if it is cut, or end the last line with a newline if it is not"
@@ -319,5 +366,5 @@ def read_loop(
         chunks = pool.map(lambda cut: _parse_chunk(view[cut[0] : cut[1]], request), cuts)
         for (offset, _), chunk in zip(cuts, chunks, strict=True):
             builder.add(chunk, offset)
-    builder.check(file)
+    builder.check(file, end - begin)
     return builder.loop(text)

@@ -37,6 +37,7 @@ from cryo2d.io.mrc_header import (
 from cryo2d.io.regular import PAUSES, TRANSIENT, open_regular
 
 __all__ = [
+    "FileState",
     "MrcHeader",
     "StackReader",
     "is_compressed",

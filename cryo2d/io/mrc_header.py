@@ -47,7 +47,7 @@ class MrcHeader:
         pixel_size: from the cell (Angstrom); NaN where the header has none.
         available: images that the file really holds; ``nz`` for a compressed file.
         stamped: whether the ``MAP`` stamp is there.
-        trailing: bytes after the last image.
+        size: bytes of the file; 0 for a compressed one.
         swapped: whether the byte order is not that of the machine stamp.
         unsigned: whether the header says that bytes (mode 0) run from 0 to 255, as IMOD's can.
     """
@@ -62,7 +62,7 @@ class MrcHeader:
     pixel_size: float
     available: int
     stamped: bool
-    trailing: int = 0
+    size: int = 0
     swapped: bool = False
     unsigned: bool = False
 
@@ -80,6 +80,11 @@ class MrcHeader:
     def declared_bytes(self) -> int:
         """Bytes that the file should have."""
         return self.offset + self.nz * self.image_bytes
+
+    @property
+    def trailing(self) -> int:
+        """Bytes after the last image."""
+        return max(self.size - self.declared_bytes, 0)
 
 
 def refusal(path: str, found: str, expected: str, action: str) -> InputError:
@@ -167,7 +172,6 @@ def _parsed(path: str, head: bytes, size: int | None) -> MrcHeader:
     cell, intervals = float(floats[10]), int(words[7])
     image_bytes = nx * ny * np.dtype(MODES[mode]).itemsize
     held = nz if size is None else min(nz, (size - offset) // image_bytes)
-    beyond = 0 if size is None else max(size - offset - nz * image_bytes, 0)
     return MrcHeader(
         path=path,
         nx=nx,
@@ -179,7 +183,7 @@ def _parsed(path: str, head: bytes, size: int | None) -> MrcHeader:
         pixel_size=cell / intervals if cell > 0 and intervals > 0 else float("nan"),
         available=held,
         stamped=head[208:211] == b"MAP",
-        trailing=beyond,
+        size=size or 0,
         swapped=order != guess,
         unsigned=int(words[38]) == IMOD_STAMP and not int(words[39]) & 1,
     )

@@ -53,6 +53,7 @@ def read_particles(
     require_ctf: bool = True,
     require_stacks: bool = True,
     max_particles: int | None = None,
+    max_bad_fraction: float = 1.0,
 ) -> tuple[ParticleTable, Excluded]:
     """Read a particle file and check everything that can be checked without reading images.
 
@@ -67,6 +68,7 @@ def read_particles(
         require_ctf: whether CTF parameters must be there.
         require_stacks: whether the image stacks must be there; without, only metadata are checked.
         max_particles: keep only the first so many usable particles.
+        max_bad_fraction: part of the particles that may be unusable.
 
     Returns:
         The usable particles, and those that are not: image beyond the end of its stack, or a CTF
@@ -77,7 +79,12 @@ def read_particles(
     """
     path = Path(path)
     draft = _read_draft(path, passthrough, pixel_size, require_ctf)
-    return check(draft, require_stacks=require_stacks, max_particles=max_particles)
+    return check(
+        draft,
+        require_stacks=require_stacks,
+        max_particles=max_particles,
+        max_bad_fraction=max_bad_fraction,
+    )
 
 
 def _read_draft(
@@ -107,6 +114,11 @@ def _stack_draft(path: Path, pixel_size: float | None, require_ctf: bool) -> Dra
         problems.append(Problem(str(path), "no pixel size in the header", "one", action))
         size = 1.0
     count = header.nz
+    if header.available < count / 2:
+        found = f"{header.available} of {count} images ({header.size} bytes)"
+        expected = f"{header.declared_bytes} bytes, as the header says"
+        problems.append(Problem(str(path), found, expected, "copy the file again: it is cut short"))
+        count = header.available
     zeros = np.zeros(count, np.int32)
     table = ParticleTable(
         source=str(path),

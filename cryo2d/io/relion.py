@@ -156,8 +156,8 @@ class StarReader:
         assert self.loop.image_number is not None
         codes, stacks = self.loop.names["stack"]
         self._check_images()
-        sign = self.loop.numbers.get(SIGN)
         count = len(self.loop.rows)
+        sign = self.loop.numbers.get(SIGN, np.ones(count))
         table = ParticleTable(
             source=self.source,
             source_row=self.loop.line,
@@ -169,7 +169,7 @@ class StarReader:
             box=self._boxes(len(names), optics),
             optics=optics,
             pixel_size=size,
-            sign=np.ones(count, np.float32) if sign is None else np.sign(sign).astype(np.float32),
+            sign=np.where(sign < 0, -1, 1).astype(np.float32),
             ctf=self._ctf(require_ctf),
             locations=self._locations(),
             alignment=self._alignment(size),

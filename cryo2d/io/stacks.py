@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from cryo2d.errors import InputError, Problem
-from cryo2d.io.mrc import MrcHeader, read_header
+from cryo2d.io.mrc import MrcHeader, is_compressed, read_header
 
 log = logging.getLogger(__name__)
 
 HEADER_THREADS = 8
 PIXEL_SIZE_TOLERANCE = 0.05
+LARGEST_BOX = 8192
+SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _missing_problems(
     """One problem for all missing stacks: how many, the first of them, where we looked."""
     if not names:
         return []
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    shown = ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
     found = f"{len(names)} of {total} image stacks missing: {shown}"
     places = ", ".join(map(str, folders))
     expected = (
@@ -141,7 +143,7 @@ class StackHeaders:
 
 
 def read_headers(paths: Sequence[str], missing: Sequence[int] = ()) -> StackHeaders:
-    """Read and check the headers of all stacks: square, even, of a mode we know.
+    """Read and check the headers of all stacks: square, even, of a size and a mode we know.
 
     Args:
         paths: resolved stacks.
@@ -159,17 +161,42 @@ def read_headers(paths: Sequence[str], missing: Sequence[int] = ()) -> StackHead
             problems += _box_problems(result)
         else:
             problems += result
-    unstamped = [h.path for h in headers if h is not None and not h.stamped]
-    if unstamped:
-        log.warning("%d stacks lack the MAP stamp, first %s", len(unstamped), unstamped[0])
-    cut = [h for h in headers if h is not None and h.available < h.nz]
-    if cut:
-        first = cut[0]
-        log.warning(
-            "%d stacks hold fewer images than their header says, first %s (%d of %d)",
-            *(len(cut), first.path, first.available, first.nz),
-        )
+    _warn([header for header in headers if header is not None])
     return StackHeaders(tuple(headers), tuple(problems))
+
+
+def _warn(headers: Sequence[MrcHeader]) -> None:
+    """Say what is odd about the stacks that are used all the same, once for each kind."""
+    plain = [h for h in headers if not is_compressed(h.path)]
+    kinds: Sequence[tuple[str, list[MrcHeader], Callable[[MrcHeader], str]]] = (
+        ("lack the MAP stamp", [h for h in headers if not h.stamped], lambda _: ""),
+        (
+            "have a wrong byte order stamp; the other order fits their size",
+            [h for h in headers if h.swapped],
+            lambda h: f" ({'little' if h.byte_order == '<' else 'big'}-endian)",
+        ),
+        (
+            "go on after their last image, which is ignored",
+            [h for h in plain if h.trailing],
+            lambda h: f" ({h.trailing} bytes)",
+        ),
+        (
+            "hold fewer images than their header says",
+            [h for h in plain if h.available < h.nz],
+            lambda h: f" ({h.available} of {h.nz}; {h.size} bytes of {h.declared_bytes})",
+        ),
+        (
+            "hold bytes (MRC mode 0), taken as -128 to 127 unless data.int8_signed=false",
+            [h for h in headers if h.mode == 0],
+            lambda h: " (which says that it has 0 to 255)" if h.unsigned else "",
+        ),
+    )
+    for text, found, about in kinds:
+        if found:
+            # one that has most to say about itself
+            first = max(found, key=lambda h: bool(about(h)))
+            count = f"{len(found)} stack{'s' if len(found) > 1 else ''}"
+            log.warning("%s %s: %s%s", count, text, first.path, about(first))
 
 
 def _header_or_problems(path: str) -> MrcHeader | tuple[Problem, ...]:
@@ -184,6 +211,9 @@ def _box_problems(header: MrcHeader) -> list[Problem]:
     if header.nx != header.ny:
         action = "extract the particles again in square boxes"
         return [Problem(header.path, size, "square images", action)]
+    if header.nx > LARGEST_BOX:
+        action = "check that this is a stack of particles"
+        return [Problem(header.path, size, f"at most {LARGEST_BOX} pixels", action)]
     if header.nx % 2:
         action = "extract or crop the particles to an even box"
         return [Problem(header.path, size, "an even box size", action)]

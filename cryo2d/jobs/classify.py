@@ -159,6 +159,7 @@ def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
         pixel_size=data.pixel_size,
         require_ctf=cfg.model.ctf != "none",
         max_particles=data.max_particles,
+        max_bad_fraction=data.max_bad_fraction,
     )
     problems = [] if cfg.model.align else pose_problems(table)
     if cfg.post.remove_duplicates:

@@ -36,6 +36,7 @@ STOPPED = 143
 FIXED = {
     "data.passthrough": [],
     "data.cache": "ram",
+    "data.max_bad_fraction": 0.1,
     "model.align": True,
     "model.align_filaments": False,
 }

@@ -32,6 +32,7 @@ def make_particles(
         store=store_of(cfg),
         int8_signed=cfg.data.int8_signed,
         memory_fraction=cfg.hardware.memory_fraction,
+        max_bad_fraction=cfg.data.max_bad_fraction,
     )
 
 

@@ -51,6 +51,7 @@ DATA: Mapping[str, Rule] = {
     "data.ignore_dc": Flag(),
     "data.cache": Text("ram, a folder, or off (in quotes in a yaml file)"),
     "data.max_particles": OrNull(Whole(1)),
+    "data.max_bad_fraction": Real(least=0, most=1),
 }
 
 MODEL: Mapping[str, Rule] = {

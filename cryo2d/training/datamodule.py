@@ -17,8 +17,8 @@ from cryo2d.data.outcome import extended
 from cryo2d.data.prepared import PreparedParticles
 from cryo2d.data.sampler import VisitPlan, half_sets
 from cryo2d.data.store import Filled, InMemory, Store
-from cryo2d.errors import InputError, Problem
 from cryo2d.geometry.polar import PolarGrid
+from cryo2d.io.checks import refuse_many
 from cryo2d.io.particles import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor
 from cryo2d.types import GivenPoses, ParticleBatch
@@ -80,6 +80,7 @@ class Particles(pl.LightningDataModule):
         store: where the particles are kept.
         int8_signed: meaning of MRC mode 0.
         memory_fraction: part of a GPU's free memory the particles may take.
+        max_bad_fraction: part of the particles that may be unusable.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class Particles(pl.LightningDataModule):
         store: Store | None = None,
         int8_signed: bool = True,
         memory_fraction: float = 0.8,
+        max_bad_fraction: float = 1.0,
     ) -> None:
         super().__init__()
         self.table, self.excluded = table, excluded
+        self.max_bad_fraction = max_bad_fraction
         self.preprocessor, self.device, self.threads = preprocessor, device, threads
         self.int8_signed, self.memory_fraction = int8_signed, memory_fraction
         self.seed = seed
@@ -135,7 +138,7 @@ class Particles(pl.LightningDataModule):
         """Read every particle, or find them in the store; unusable ones move to ``excluded``.
 
         Raises:
-            InputError: if no particle is usable.
+            InputError: if no particle is usable, or too many are not.
             EnvironmentFault: if they do not fit into memory or onto the disk.
         """
         if self.cache is not None:
@@ -157,6 +160,7 @@ class Particles(pl.LightningDataModule):
         seconds = time.perf_counter() - start
         speed = len(particles) / max(seconds, 1e-9)
         log.info("%s particles read in %.1f s: %.0f/s.", f"{len(particles):,}", seconds, speed)
+        particles.contrast.warn(self.table.source, invert=self.preprocessor.invert)
         self._set_aside(filled.bad)
         self.cache = self._placed(filled)
         return self.cache
@@ -165,12 +169,8 @@ class Particles(pl.LightningDataModule):
         """Move unreadable particles from the table to the excluded ones."""
         if not reasons:
             return
+        refuse_many(self.table.source, len(self.table), reasons, self.max_bad_fraction)
         bad = np.array(sorted(reasons))
-        if len(bad) == len(self.table):
-            first = reasons[int(bad[0])]
-            raise InputError(
-                [Problem(self.table.source, first, "images", "check the stacks", count=len(bad))]
-            )
         log.warning("%d particles cannot be used; excluded.star says why.", len(bad))
         kept = np.setdiff1d(np.arange(len(self.table)), bad)
         self.excluded = extended(

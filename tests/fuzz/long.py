@@ -4,8 +4,8 @@
         [--max-examples 500] [--keep FOLDER] [--seed 0]
 
 With atheris (``pip install atheris``) the inputs are those that reach new lines of the readers;
-without it, or with ``--blind``, hypothesis makes them. A case may take 2 s, the process 500 MB more
-than it has at the start. The exit code is 1 if anything was found.
+without it, or with ``--blind``, hypothesis makes them. A case may take 2 s of the
+processor, the process 500 MB more than it has at the start. The exit code is 1 if anything was found.
 """
 
 import argparse
@@ -34,13 +34,13 @@ class Watch:
         self.seen: dict[str, Path] = {}
 
     def __call__(self, data: bytes) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         self.cases += 1
         try:
             self.target(data)
         except Exception as error:
             self._keep(data, _place(error), traceback.format_exc())
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         if seconds > LONGEST:
             self._keep(data, "slow", f"{seconds:.1f} s\n")
         self.slowest = max(self.slowest, seconds)
