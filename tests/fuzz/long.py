@@ -5,7 +5,8 @@
 
 With atheris (``pip install atheris``) the inputs are those that reach new lines of the readers;
 without it, or with ``--blind``, hypothesis makes them. A case may take 2 s of the
-processor, the process 500 MB more than it has at the start. The exit code is 1 if anything was found.
+processor, the process 500 MB more than it has at the start. The exit code is 1 if anything was
+found.
 """
 
 import argparse
