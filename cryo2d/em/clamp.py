@@ -168,23 +168,22 @@ class ClampedSolver(WienerSolver):
     steps: int = 25
     rounds: int = 12
 
-    def __call__(self, stats: SufficientStats) -> Solution:
-        """Averages, 0 outside their supports, and the FRC inside the soft masks."""
-        raw = self.filtered(stats)
-        misfit, support = self.misfit(stats, raw), self.support(raw)
+    def bounded(self, raw: Filtered, den: Tensor) -> Tensor:
+        """Averages ``[k y x]``, 0 outside their supports; ``den [k s]`` is their weight."""
+        misfit, support = self.misfit(raw, den), self.support(raw)
         start = support * self.solvent.flatten(raw.averages, raw.masks)
         averages = conjugate_gradients(misfit, support, start, self.steps)
         if self.positive:
             averages = non_negative(misfit, support, averages, self.rounds)
-        return Solution(averages, raw.frc)
+        return averages
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """Solved again: a clamped average that is shifted is flat no more."""
         return self(stats)
 
-    def misfit(self, stats: SufficientStats, raw: Filtered) -> Misfit:
+    def misfit(self, raw: Filtered, den: Tensor) -> Misfit:
         """What is minimised."""
-        return Misfit.of_rings(self.grid, raw.averages, stats.den.sum(0), raw.wiener)
+        return Misfit.of_rings(self.grid, raw.averages, den, raw.wiener)
 
     def support(self, raw: Filtered) -> Tensor:
         """1 where an average is free ``[k y x]``, 0 where it is solvent."""

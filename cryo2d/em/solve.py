@@ -1,6 +1,6 @@
 """From sufficient statistics to class averages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,7 +73,25 @@ class WienerSolver:
     def __call__(self, stats: SufficientStats) -> Solution:
         """Averages and their FRC, both inside the masks."""
         raw = self.filtered(stats)
-        return Solution(self.solvent.flatten(raw.averages, raw.masks), raw.frc)
+        return Solution(self.bounded(raw, stats.den.sum(0)), raw.frc)
+
+    def halves(self, stats: SufficientStats) -> tuple[Tensor, Tensor]:
+        """The averages of either half-set alone ``[k y x]``, inside the masks of both.
+
+        A Wiener weight w = SSNR / (1 + SSNR) of both together is w / (2 - w) of one.
+        """
+        raw = self.filtered(stats)
+        wiener = raw.wiener / (2.0 - raw.wiener)
+        harmonics = least_squares(self.grid, stats.num, stats.den) * wiener[:, None]
+        first, second = (
+            self.bounded(replace(raw, averages=images_of(self.grid, half), wiener=wiener), den)
+            for half, den in zip(harmonics, stats.den, strict=True)
+        )
+        return first, second
+
+    def bounded(self, raw: Filtered, den: Tensor) -> Tensor:
+        """Averages ``[k y x]`` inside their masks, flat outside; ``den [k s]`` is their weight."""
+        return self.solvent.flatten(raw.averages, raw.masks)
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""

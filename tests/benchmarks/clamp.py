@@ -166,7 +166,7 @@ def main(classes: int = 200, box: int = 128) -> None:
         left = math.nan
         if isinstance(solver, ClampedSolver):
             raw = solver.filtered(stats)
-            misfit, support = solver.misfit(stats, raw), solver.support(raw)
+            misfit, support = solver.misfit(raw, stats.den.sum(0)), solver.support(raw)
             left = float(convergence(misfit, support, solution.averages).max())
         flat = float(standard.background(solution.averages).max())
         frc = float(standard.correlation(solution.averages).mean())

@@ -121,7 +121,7 @@ def test_the_solvent_level_is_free(device):
 
 def test_without_solvent_it_is_the_wiener_average_at_once(stats, device):
     stats = to(stats, device)
-    misfit = CLAMPED.misfit(stats, CLAMPED.filtered(stats))
+    misfit = CLAMPED.misfit(CLAMPED.filtered(stats), stats.den.sum(0))
     everywhere = torch.ones_like(misfit.target)
     found = conjugate_gradients(misfit, everywhere, torch.zeros_like(everywhere), 1)
     expected = misfit.target - misfit.target.mean((1, 2), keepdim=True)
@@ -153,7 +153,7 @@ def test_the_misfit_is_below_that_of_masked_averages(neighbours, regularizer, st
     ordinary = WienerSolver(GRID, solvent, regularizer)(stats)
     clamped, positive = solver(stats), dataclasses.replace(solver, positive=True)(stats)
     torch.testing.assert_close(clamped.frc, ordinary.frc)
-    misfit = solver.misfit(stats, solver.filtered(stats))
+    misfit = solver.misfit(solver.filtered(stats), stats.den.sum(0))
     assert bool((misfit(clamped.averages) < misfit(ordinary.averages)).all())
     assert bool((misfit(clamped.averages) <= misfit(positive.averages)).all())
     cut = ordinary.averages.clamp(min=0.0)
@@ -165,7 +165,7 @@ def test_the_optimality_conditions_hold(solver, stats, device):
     stats = to(stats, device)
     solution = solver(stats)
     raw = solver.filtered(stats)
-    misfit, support = solver.misfit(stats, raw), solver.support(raw)
+    misfit, support = solver.misfit(raw, stats.den.sum(0)), solver.support(raw)
     assert float(convergence(misfit, support, solution.averages).max()) < 1e-4
 
 
@@ -177,7 +177,7 @@ def test_200_classes_of_box_128_converge_in_the_usual_steps(positive):
     solver = ClampedSolver(grid, solvent, FrcRegularizer(), positive=positive)
     solution = solver(stats)
     raw = solver.filtered(stats)
-    misfit, support = solver.misfit(stats, raw), solver.support(raw)
+    misfit, support = solver.misfit(raw, stats.den.sum(0)), solver.support(raw)
     assert float(convergence(misfit, support, solution.averages).max()) < 1e-4
 
 
