@@ -18,6 +18,7 @@ y x   pixel row and column; the box centre is pixel ``box // 2``
 Units inside the package are Angstrom, radian, 1/Angstrom and kilovolt.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -35,6 +36,11 @@ class _Columns:
     def __getitem__(self, rows: Tensor | slice) -> Self:
         """The same columns for some of the rows."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, one part after the other."""
+        return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return int(getattr(self, fields(self)[0].name).shape[0])  # type: ignore[arg-type]

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Classification)
 
+RAMP = 0.7  # part of the online iterations in which the resolution of the alignment rises
+NEVER = 1 << 62
+
 FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 
 # Lightning calls what torch >= 2.11 has renamed; nothing a user can act on.
@@ -250,7 +253,7 @@ def em_settings(
     """Schedules and choices of the E-step."""
     optimizer = cfg.optimizer
     ramp = ResolutionRamp(
-        min(frame.first_rings, frame.align_rings), frame.align_rings, 0.7 * optimizer.iterations
+        min(frame.first_rings, frame.align_rings), frame.align_rings, RAMP * optimizer.iterations
     )
     return EmSettings(
         uncertainty=uncertainty_of(cfg),
@@ -263,6 +266,7 @@ def em_settings(
         hard_last=optimizer.hard_last,
         gather_junk=cfg.model.gather_junk,
         independent=independent,
+        parting=round(RAMP * optimizer.iterations) if cfg.model.independent_halves else NEVER,
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
     )

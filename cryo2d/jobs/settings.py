@@ -77,6 +77,7 @@ MODEL: Mapping[str, Rule] = {
     "model.scale_per_particle": Flag(),
     "model.noise": Choice("coloured", "white"),
     "model.gather_junk": Flag(),
+    "model.independent_halves": Flag(),
     "model.initial_references": OrNull(Text("an .mrcs file")),
     "model.initial_scale": Real(above=0),
     "model.align": Flag(),

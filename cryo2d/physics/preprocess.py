@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -148,6 +148,10 @@ class WeightedImages:
     half: Tensor
     optics: Tensor
     power: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "WeightedImages":
+        """Some of the particles."""
+        return WeightedImages(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def __len__(self) -> int:
         return len(self.half)

@@ -43,6 +43,7 @@ class EmSettings:
         hard_last: whether the last iteration puts each particle into its best class alone.
         gather_junk: whether passes over all particles put outliers into the class that has most.
         independent: share of the Fourier samples that are independent.
+        parting: iteration from which each half-set is aligned to its own averages.
         perturb_poses: whether the grid of coarse rotations is offset at random.
         seed: of the random grid offsets.
     """
@@ -57,6 +58,7 @@ class EmSettings:
     hard_last: bool
     gather_junk: bool
     independent: float
+    parting: int
     perturb_poses: bool
     seed: int
 
@@ -108,7 +110,7 @@ class Classification(pl.LightningModule):
         self.register_buffer("typical", torch.zeros(model.num_classes))
         self._found: dict[str, Tensor] = {}
         self._stats: SufficientStats | None = None
-        self._scorer: PoseScorer | None = None
+        self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
         self._junk: int | None = None
 
     @property
@@ -141,14 +143,17 @@ class Classification(pl.LightningModule):
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + iteration)
         offset = float(torch.rand((), generator=generator)) - 0.5
         with torch.no_grad():
-            self._scorer = PoseScorer(
-                self.model.references.detach(),
-                self.grid,
-                self.search,
-                rings=self.settings.rings(iteration),
-                first_ring=self.settings.first_ring,
-                jitter=offset if self.settings.perturb_poses else 0.0,
-            )
+            self._scorers = [
+                PoseScorer(
+                    references,
+                    self.grid,
+                    self.search,
+                    rings=self.settings.rings(iteration),
+                    first_ring=self.settings.first_ring,
+                    jitter=offset if self.settings.perturb_poses else 0.0,
+                )
+                for references in self._references(iteration)
+            ]
             self._stats = SufficientStats.zeros(
                 self.grid, self.model.num_classes, len(self.model.noise), self.device
             )
@@ -161,13 +166,11 @@ class Classification(pl.LightningModule):
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
             if self.settings.gather_junk:
-                self._junk = gains.junk_class(self._scorer.log_choices)
+                self._junk = gains.junk_class(self._scorers[0].log_choices)
 
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
         """One chunk of particles: weigh, score, posterior, statistics; the last chunk steps."""
-        assert self._scorer is not None
-        assert self._stats is not None
         iteration = self.current_epoch
         uncertainty = self.settings.uncertainty(iteration)
         batch = replace(batch, scale=self.scale[batch.index])
@@ -179,29 +182,50 @@ class Classification(pl.LightningModule):
             transfer=self.settings.transfer,
             independent=self.settings.independent,
         )
-        prior = torch.zeros(self.model.num_classes, device=self.device)
-        posterior = self.settings.expectation(
-            self._scorer, images, log_prior=prior, uncertainty=uncertainty
-        )
-        peak = posterior.peak()
-        outlier = self._outlier(peak, images)
-        # the noise is what is left by the class a particle looks like, even if it is junk
-        add_residual(self._stats, self.grid, images, peak.best_poses, self._scorer.harmonics)
-        if self.settings.hard_last and iteration == self.plan.total - 1:
-            posterior = posterior.hard()
-        if self._junk is not None:
-            posterior = posterior.moved(outlier > LIMIT, self._junk)
-        posterior.add_to(self._stats, self.grid, images)
-        power = images.power[:, self._band(iteration)].sum(1)
-        found = posterior.peak().assignments(power, batch.scale, self.pixel_size, outlier)
+        if len(self._scorers) == 1:
+            found = self._search(images, self._scorers[0], iteration)
+        else:
+            members = [(images.half == half).nonzero()[:, 0] for half in range(len(self._scorers))]
+            parts = [
+                self._search(images[rows], scorer, iteration)
+                for rows, scorer in zip(members, self._scorers, strict=True)
+                if len(rows)
+            ]
+            found = Assignments.joined(parts)[torch.cat(members).argsort()]
         self._record(batch.index, found)
         if self.trainer.is_last_batch:
             self._finish(iteration, uncertainty)
 
-    def _outlier(self, peak: Posterior, images: WeightedImages) -> Tensor:
+    def _references(self, iteration: int) -> tuple[Tensor, ...]:
+        """The averages to align to ``[k y x]``: one for all, or one of each half-set."""
+        optimizer: OnlineEM = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
+        if iteration < self.settings.parting or optimizer.stats is None:
+            return (self.model.references.detach(),)
+        return optimizer.solver.halves(optimizer.stats)
+
+    def _search(self, images: WeightedImages, scorer: PoseScorer, iteration: int) -> Assignments:
+        """Find classes and poses, and add the particles to the statistics."""
+        assert self._stats is not None
+        posterior = self.settings.expectation(
+            scorer,
+            images,
+            log_prior=torch.zeros(self.model.num_classes, device=self.device),
+            uncertainty=self.settings.uncertainty(iteration),
+        )
+        peak = posterior.peak()
+        outlier = self._outlier(peak, images, scorer)
+        # the noise is what is left by the class a particle looks like, even if it is junk
+        add_residual(self._stats, self.grid, images, peak.best_poses, scorer.harmonics)
+        if self._junk is not None:
+            posterior = posterior.moved(outlier > LIMIT, self._junk)
+        hard = self.settings.hard_last and iteration == self.plan.total - 1
+        (posterior.hard() if hard else posterior).add_to(self._stats, self.grid, images)
+        power = images.power[:, self._band(iteration)].sum(1)
+        return posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
+
+    def _outlier(self, peak: Posterior, images: WeightedImages, scorer: PoseScorer) -> Tensor:
         """Outlier measure ``[n]``; what is typical comes from earlier iterations, or this batch."""
-        assert self._scorer is not None
-        band = slice(self.settings.first_ring, self._scorer.coarse.grid.num_rings)
+        band = slice(self.settings.first_ring, scorer.coarse.grid.num_rings)
         weights = self._samples.to(self.device)[band]
         gain = peak.gain - free_blob(images.power[:, band], weights)
         self.gains[images.index] = gain
@@ -275,7 +299,7 @@ class Classification(pl.LightningModule):
             seconds=time.perf_counter() - self._started,
         )
         self.typical.fill_(float(self.gains.nanmedian()))
-        self._stats, self._scorer = None, None
+        self._stats, self._scorers = None, []
 
     def reduce(self, stats: SufficientStats) -> SufficientStats:
         """Sum of the statistics over all processes."""

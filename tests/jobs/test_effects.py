@@ -292,6 +292,13 @@ def test_hard_assignment_of_the_last_pass(guided):
     assert not np.array_equal(hard.averages, soft.averages)
 
 
+def test_half_sets_aligned_alone_agree_less(guided):
+    apart, together = guided(), guided("model.independent_halves=false")
+    assert not np.array_equal(apart.averages, together.averages)
+    alone, shared = (float(run.history[-1].frc.mean()) for run in (apart, together))
+    assert alone < shared
+
+
 def test_padding_of_the_references(stack, guided):
     exact = guided("model.zeropad=3")
     near, far = (

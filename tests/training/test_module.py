@@ -64,6 +64,7 @@ def module_of(data: Synthetic, **settings) -> Classification:
     references = data.averages if start is None else start
     defaults = {
         "independent": 1.0,
+        "parting": 1000,
         "uncertainty": Uncertainty(2.0, 0, 3),
         "rings": ResolutionRamp(6, grid.num_rings, 3),
         "first_ring": 0,
@@ -323,3 +324,26 @@ def test_scales_have_mean_one_in_each_group_and_are_clipped(data):
     module._normalise_scale()
     assert float(module.scale.min()) == pytest.approx(LEAST_SCALE)
     assert float(module.scale.max()) <= MOST_SCALE
+
+
+class Raise(pl.Callback):
+    """Makes the average of one half-set ten times as strong before an epoch."""
+
+    def __init__(self, epoch: int, half: int) -> None:
+        self.epoch, self.half = epoch, half
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            held = next(iter(trainer.optimizers[0].state.values()))
+            held["num"][self.half] *= 10.0
+
+
+@pytest.mark.parametrize("parting", [ONLINE, ONLINE + 1])
+def test_half_sets_are_aligned_to_their_own_averages(parting, data, device, tmp_path):
+    module = module_of(data, parting=parting)
+    fit(module, data, tmp_path, device, callbacks=(Raise(ONLINE, 0),))
+    power = module.assignments.slice_pow
+    strong = power > 10.0 * power[data.half == 1].median()
+    # the averages of both were solved for before that
+    expected = (data.half == 0) if parting == ONLINE else torch.zeros_like(strong)
+    assert torch.equal(strong, expected)

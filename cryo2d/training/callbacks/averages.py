@@ -38,6 +38,7 @@ def class_averages(
         "resolution_half": np.nan_to_num(table.resolution_half, nan=np.inf, posinf=np.inf),
         "ess": table.ess,
         "posterior": table.posterior,
+        **({} if table.outlier is None else {"outlier": table.outlier}),
     }
     rings = Rings(summary.frc.double().numpy(), summary.frequency.double().numpy())
     images = summary.averages.float().numpy()

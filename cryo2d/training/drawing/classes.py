@@ -17,6 +17,7 @@ class ClassTable:
         resolution_half: where it falls below 0.5 (Angstrom).
         ess: mean effective number of classes of the members.
         posterior: mean posterior of the members.
+        outlier: mean outlier measure of the members, or None where it was not taken.
         score: 0 (bad) to 1 (good), or None where classes are not ranked.
         reason: what speaks against each class; empty without scores.
 
@@ -28,6 +29,7 @@ class ClassTable:
     resolution_half: np.ndarray
     ess: np.ndarray
     posterior: np.ndarray
+    outlier: np.ndarray | None = None
     score: np.ndarray | None = None
     reason: tuple[str, ...] = ()
 
@@ -86,6 +88,7 @@ class ClassTable:
             resolution_half=half,
             ess=mean(assignments.class_ess.double().numpy()),
             posterior=mean(assignments.class_posterior.double().numpy()),
+            outlier=mean(assignments.outlier.double().numpy()),
         )
 
     def text(self, order: np.ndarray | None = None, limit: int = 50) -> str:
