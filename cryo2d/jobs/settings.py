@@ -122,6 +122,7 @@ SIMULATION: Mapping[str, Rule] = {
     "simulation.pixel_size": Real(above=0, unit="A"),
     "simulation.num_molecules": Whole(1, 8),
     "simulation.molecules": OrNull(Several(Text("the name of a molecule"))),
+    "simulation.rarest": Real(above=0, most=1),
     "simulation.num_tubes": Whole(0, 4),
     "simulation.tube_step": Real(above=0, unit="A"),
     "simulation.views": OrNull(Whole(1)),

@@ -135,6 +135,7 @@ def _molecules(recipe: Recipe, rng: Generator) -> Layout:
         recipe.scale_spread,
         rng,
         recipe.kinds,
+        recipe.rarest,
     )
     micrograph, centre, _ = pick_coordinates(
         recipe.num_particles, recipe.num_micrographs, recipe.box, rng

@@ -19,8 +19,10 @@ class Recipe:
         num_particles: boxes, junk included.
         box: image size (pixel), even.
         pixel_size: Angstrom.
-        num_molecules: the first so many of ``cryo2d.simulate.molecules``, in equal shares.
+        num_molecules: the first so many of ``cryo2d.simulate.molecules``.
         molecules: names of molecules in place of the first ``num_molecules``; null for those.
+        rarest: abundance of the last of them, that of the first being 1; those between fall
+            geometrically.
         num_tubes: kinds of helical tubes in place of molecules, the first so many of
             ``cryo2d.simulate.filaments``, in equal shares; 0 for molecules.
         tube_step: between two picks along a tube (Angstrom).
@@ -57,6 +59,7 @@ class Recipe:
     pixel_size: float = 3.0
     num_molecules: int = 4
     molecules: Sequence[str] | str | None = None
+    rarest: float = 1.0
     num_tubes: int = 0
     tube_step: float = 40.0
     views: int | None = 5
@@ -113,6 +116,7 @@ class Recipe:
                 len(self.species) > 0 and set(self.species) <= set(NAMES),
                 f"names of {', '.join(NAMES)}",
             ),
+            "rarest": (0 < self.rarest <= 1, "more than 0, at most 1"),
             "num_tubes": (0 <= self.num_tubes <= len(TUBES), f"0 to {len(TUBES)}"),
             "tube_step": (self.tube_step > 0, "more than 0"),
             "views": (self.views is None or 1 <= self.views <= MAX_VIEWS, f"1 to {MAX_VIEWS}"),

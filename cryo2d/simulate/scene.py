@@ -131,6 +131,16 @@ def distinct_views(phantom: Phantom, number: int, rng: Generator) -> NDArray[np.
     return candidates[chosen]
 
 
+def apportioned(rows: NDArray[np.int64], num_molecules: int, rarest: float) -> NDArray[np.int64]:
+    """Molecule of each of successive rows ``[n]``; abundances fall geometrically from 1."""
+    share = rarest ** (np.arange(num_molecules) / max(1, num_molecules - 1))
+    # in turn, each turn a little further on: even over 0 to 1
+    turn = rows // num_molecules
+    within = (turn - turn[:1].sum() + 0.5) / (np.ptp(turn) + 1.0 if len(turn) else 1.0)
+    place = (rows % num_molecules + within) / num_molecules
+    return np.searchsorted(np.cumsum(share)[:-1] / share.sum(), place, side="right")
+
+
 def place_particles(
     number: int,
     views: NDArray[np.float64] | None,
@@ -140,23 +150,26 @@ def place_particles(
     scale_spread: float,
     rng: Generator,
     junk: Sequence[Kind] = JUNK,
+    rarest: float = 1.0,
 ) -> Poses:
     """Draws kind, molecule, view, in-plane angle, shift and contrast of every particle.
 
     Args:
         number: of particles.
         views: of each molecule ``[species views 3 3]``; every direction if null.
-        num_molecules: in equal shares.
+        num_molecules: kinds of them.
         junk_fraction: in equal shares of the kinds of junk.
         shift_sigma: standard deviation in x and in y (pixel); cut at three of them.
         scale_spread: standard deviation of the logarithm of the contrast.
         rng: source of randomness.
         junk: its kinds.
+        rarest: abundance of the last molecule, the first being 1, geometric between them.
     """
     num_junk = round(junk_fraction * number)
     kind = np.zeros(number, dtype=np.int64)
     kind[:num_junk] = np.resize(np.array(junk, dtype=np.int64), num_junk)
-    species = np.where(kind == Kind.GOOD, np.arange(number) % num_molecules, -1)
+    species = np.full(number, -1)
+    species[num_junk:] = apportioned(np.arange(num_junk, number), num_molecules, rarest)
     order = rng.permutation(number)
     kind, species = kind[order], species[order]
     turns = random_rotations(rng, number)

@@ -16,6 +16,7 @@ from cryo2d.simulate.molecules import molecules
 from cryo2d.simulate.particles import simulate
 from cryo2d.simulate.phantom import project
 from cryo2d.simulate.recipe import Recipe
+from cryo2d.simulate.scene import apportioned
 from cryo2d.types import CtfParams
 
 BOX, PIXEL_SIZE = 48, 4.0
@@ -103,6 +104,19 @@ def test_files_agree(small):
     np.testing.assert_allclose(rows["rlnDefocusU"], truth["defocus"][:, 0], atol=0.01)
     assert len(truth["clean_views"]) == 9
     assert len(truth["names"]) == 3
+
+
+@pytest.mark.parametrize(("rarest", "expected"), [(1.0, [300] * 4), (0.001, [1080, 108, 11, 1])])
+def test_abundances_fall_geometrically(rarest, expected):
+    found = apportioned(np.arange(70, 1270), 4, rarest)
+    np.testing.assert_allclose(np.bincount(found, minlength=4), expected, atol=1)
+    if rarest == 1.0:
+        np.testing.assert_array_equal(found, np.arange(70, 1270) % 4)
+
+
+def test_one_molecule_has_all_particles():
+    np.testing.assert_array_equal(apportioned(np.arange(5), 1, 0.1), np.zeros(5))
+    assert len(apportioned(np.arange(0), 3, 0.1)) == 0
 
 
 def test_composition(small):
@@ -277,6 +291,7 @@ def test_neighbours_reach_into_the_box_and_gradient_tilts_it(tmp_path):
         ({"snr": 0.0, "num_molecules": 99}, ["snr", "num_molecules"]),
         ({"num_optics_groups": 5, "num_micrographs": 2}, ["num_optics_groups"]),
         ({"views": 0}, ["views"]),
+        ({"rarest": 0.0}, ["rarest"]),
     ],
 )
 def test_impossible_settings_are_refused_all_at_once(tmp_path, settings, names):
