@@ -1,90 +1,188 @@
-"""How well classes and poses are found on stacks whose truth is known.
+"""How well classes and poses are found on stacks whose truth is known, over several seeds.
 
-    python tests/benchmarks/quality.py SET... --ruler score.py --seeds 1 2 3 [-- key=value ...]
+    python tests/benchmarks/quality.py SET... --ruler score.py --seeds 1 2 3 4 5 [-- key=value ...]
 
-SET is a folder with particles.star and truth.npz, or the word ``demo`` for the program's own
-simulation. The ruler is a script that prints one JSON object for
+SET is a folder with particles.star and truth.npz, or ``NAME:key=value,...`` to simulate one: keys
+are those of ``simulation``, and settings of the classification where they have a dot, as in
+``rare:rarest=0.01,model.num_classes=60``. The ruler is a script that prints one JSON object for
 ``TRUTH.npz PARTICLES.star --averages CLASS_AVERAGES.mrcs``. Prints one row per set: the median over
-the seeds, then the spread.
+the seeds, then the spread. Besides the ruler's measures:
+
+    resol./true  half-set resolution of the averages (FRC 0.143) over that against the truth (0.5)
+    overconf.    mean class posterior of the good particles less the share that sits with its kind
+    seeds        ARI between the classes of good particles in two runs, all pairs of seeds
+    visits       of each particle
 """
 
 import argparse
+import itertools
 import json
+import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import starfile
+
+SIMULATION_SEED = 7
 COLUMNS = {
     "views_found": "views",
     "purity": "purity",
     "species_purity": "species",
+    "ari": "ARI",
     "junk_recall": "junk rec",
     "junk_purity": "junk pur",
     "inplane_error_deg": "in-plane",
     "inplane_ok": "ok",
     "shift_error_A": "shift A",
     "frc05_A": "frc05 A",
+    "frc_ratio": "resol./true",
     "direction_error_deg": "direct.",
+    "overconfidence": "overconf.",
     "used_classes": "used",
     "effective_classes": "eff.",
     "empty": "empty",
+    "visits": "visits",
     "ms_per_visit": "ms/visit",
     "seconds": "seconds",
 }
 
 
-def classify(data: Path, folder: Path, settings: list[str]) -> tuple[Path, float, int]:
-    """Run the program; the run's folder, the wall time of its iterations, and their visits."""
-    command = [sys.executable, "-m", "cryo2d", f"hydra.run.dir={folder}", *settings]
-    if data.name != "demo":
-        command.append(f"data.path={data.resolve() / 'particles.star'}")
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    rows = (folder / "metrics.csv").read_text().splitlines()
-    names = rows[0].split(",")
-    values = [dict(zip(names, row.split(","), strict=True)) for row in rows[1:]]
-    visits = [float(row["particles"]) for row in values]
-    rates = [float(row["particles_per_second"]) for row in values]
-    seconds = sum(n / r for n, r in zip(visits, rates, strict=True))
-    return folder, seconds, int(sum(visits))
+@dataclass(frozen=True)
+class Set:
+    """A stack with its truth, and settings of the classification that go with it."""
+
+    name: str
+    folder: Path
+    settings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, scratch: Path) -> "Set":
+        """A folder, or a simulation that is run now."""
+        name, colon, words = text.partition(":")
+        if not colon:
+            return cls(Path(text).name, Path(text).resolve())
+        pairs = [word for word in words.split(",") if word]
+        own = tuple(pair for pair in pairs if "." in pair.split("=")[0])
+        recipe = [f"simulation.{pair}" for pair in pairs if pair not in own]
+        cryo2d("simulate", f"hydra.run.dir={scratch / name}", f"seed={SIMULATION_SEED}", *recipe)
+        return cls(name, scratch / name, own)
 
 
-def measure(data: Path, ruler: Path, seed: int, settings: list[str]) -> dict[str, float]:
-    """Measures of one run."""
-    with tempfile.TemporaryDirectory() as scratch:
-        started = time.perf_counter()
-        run, seconds, visits = classify(data, Path(scratch, "run"), [f"seed={seed}", *settings])
-        wall = time.perf_counter() - started
-        truth = (run / "simulated" if data.name == "demo" else data) / "truth.npz"
-        printed = subprocess.run(
-            [sys.executable, str(ruler), str(truth), str(run / "particles.star")]
-            + ["--averages", str(run / "class_averages.mrcs")],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        found = json.loads(printed.stdout)
-        classes = json.loads((run / "manifest.json").read_text())["classes"]
-    found["empty"] = classes - found["classes"]
-    found["ms_per_visit"], found["seconds"] = 1e3 * seconds / visits, wall
-    return found
+@dataclass(frozen=True)
+class Truth:
+    """What the particles of a stack are: good or not, and their view, or molecule."""
+
+    good: np.ndarray
+    label: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path) -> "Truth":
+        """Read a truth.npz."""
+        with np.load(path, allow_pickle=False) as truth:
+            fixed = bool((truth["view"] >= 0).any())
+            return cls(truth["kind"] == 0, truth["view" if fixed else "species"])
 
 
-def row(name: str, results: list[dict[str, float]]) -> str:
-    """Median and, for several seeds, smallest and largest value of every column."""
-    cells = []
-    for key in COLUMNS:
-        values = [r[key] for r in results if r.get(key) is not None]
-        if not values:
-            cells.append("-")
-            continue
-        text = f"{statistics.median(values):.3g}"
-        if len(values) > 1:
-            text += f" ({min(values):.3g}..{max(values):.3g})"
-        cells.append(text)
-    return f"| {name} | " + " | ".join(cells) + " |"
+def cryo2d(*words: str) -> None:
+    """Run the program."""
+    subprocess.run([sys.executable, "-m", "cryo2d", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def ari(first: np.ndarray, second: np.ndarray) -> float:
+    """Adjusted Rand index of two partitions (Hubert & Arabie 1985)."""
+    table = np.zeros((first.max() + 1, second.max() + 1))
+    np.add.at(table, (first, second), 1)
+
+    def pairs(counts: np.ndarray) -> float:
+        return float((counts * (counts - 1)).sum() / 2)
+
+    both, one, two = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
+    chance, most = one * two / pairs(np.array([len(first)])), (one + two) / 2
+    return (both - chance) / (most - chance) if most != chance else 1.0
+
+
+def results(run: Path, truth: Truth, found: dict[str, Any]) -> np.ndarray:
+    """Add measures of a run's own files to those of the ruler; the classes ``[n]``, -1 for none."""
+    rows = starfile.read(run / "particles.star", always_dict=True)["particles"]
+    row = rows["rlnImageName"].str.split("@").str[0].astype(int).to_numpy() - 1
+    classes = np.full(len(truth.good), -1)
+    classes[row] = rows["rlnClassNumber"].to_numpy() - 1
+    posterior = np.full(len(truth.good), np.nan)
+    posterior[row] = rows["rlnMaxValueProbDistribution"]
+    good = truth.good & (classes >= 0)
+    table = starfile.read(run / "class_averages.star", always_dict=True)["model_classes"]
+    resolution = table["rlnEstimatedResolution"].to_numpy(dtype=float)
+    right = np.zeros(len(good), dtype=bool)
+    largest: dict[int, int] = {}
+    for k in np.unique(classes[good]):
+        own = good & (classes == k)
+        major = int(np.bincount(truth.label[own]).argmax())
+        right |= own & (truth.label == major)
+        rival = largest.get(major)
+        if rival is None or own.sum() > (good & (classes == rival)).sum():
+            largest[major] = int(k)
+    found["overconfidence"] = float(posterior[good].mean() - right[good].mean())
+    if found.get("frc05_A"):
+        half = np.median(resolution[list(largest.values())])
+        found["frc_ratio"] = float(half) / found["frc05_A"]
+    found["empty"] = len(table) - found["classes"]
+    return classes
+
+
+def measure(
+    data: Set, ruler: Path, seed: int, settings: list[str], run: Path
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Measures of one run, and its classes."""
+    started = time.perf_counter()
+    star = data.folder / "particles.star"
+    # the command line's own settings come last
+    words = [f"hydra.run.dir={run}", f"data.path={star}", f"seed={seed}"]
+    cryo2d(*words, "logger=none", *data.settings, *settings)
+    wall = time.perf_counter() - started
+    truth = data.folder / "truth.npz"
+    printed = subprocess.run(
+        [sys.executable, str(ruler), str(truth), str(run / "particles.star")]
+        + ["--averages", str(run / "class_averages.mrcs")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(printed.stdout)
+    classes = results(run, Truth.of(truth), found)
+    lines = (run / "metrics.csv").read_text().splitlines()
+    values = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    visits = sum(float(row["particles"]) for row in values)
+    spent = sum(float(row["particles"]) / float(row["particles_per_second"]) for row in values)
+    found["visits"] = visits / len(classes)
+    found["ms_per_visit"], found["seconds"] = 1e3 * spent / visits, wall
+    return found, classes
+
+
+def spread(values: list[float]) -> str:
+    """Median, and for several values the smallest and the largest."""
+    if not values:
+        return "-"
+    text = f"{statistics.median(values):.3g}"
+    return f"{text} ({min(values):.3g}..{max(values):.3g})" if len(values) > 1 else text
+
+
+def row(data: Set, runs: list[tuple[dict[str, Any], np.ndarray]]) -> str:
+    """The table row of a set."""
+    good = Truth.of(data.folder / "truth.npz").good
+    for _, classes in runs:
+        good = good & (classes >= 0)
+    columns = [[f[key] for f, _ in runs if f.get(key) is not None] for key in COLUMNS]
+    pairs = itertools.combinations([classes[good] for _, classes in runs], 2)
+    columns.append([ari(first, second) for first, second in pairs])
+    return f"| {data.name} | " + " | ".join(spread(values) for values in columns) + " |"
 
 
 def main() -> None:
@@ -92,16 +190,25 @@ def main() -> None:
     arguments = sys.argv[1:]
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sets", nargs="+", type=Path)
+    parser.add_argument("sets", nargs="+")
     parser.add_argument("--ruler", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--pictures", type=Path, help="folder for the class averages of each set")
     options = parser.parse_args(arguments[:cut])
-    print("| set | " + " | ".join(COLUMNS.values()) + " |")
-    print("|---" * (len(COLUMNS) + 1) + "|")
-    for data in options.sets:
-        settings = [*arguments[cut + 1 :], "logger=none"]
-        results = [measure(data, options.ruler, seed, settings) for seed in options.seeds]
-        print(row(data.name, results), flush=True)
+    print("| set | " + " | ".join(COLUMNS.values()) + " | seeds |")
+    print("|---" * (len(COLUMNS) + 2) + "|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for text in options.sets:
+            data, runs = Set.of(text, Path(scratch)), []
+            for seed in options.seeds:
+                run = Path(scratch, f"{data.name}_{seed}_run")
+                runs.append(measure(data, options.ruler, seed, arguments[cut + 1 :], run))
+                if options.pictures and seed == options.seeds[0]:
+                    options.pictures.mkdir(parents=True, exist_ok=True)
+                    name = re.sub(r"\W", "_", data.name)
+                    shutil.copy(run / "classes.png", options.pictures / f"{name}.png")
+                shutil.rmtree(run)
+            print(row(data, runs), flush=True)
 
 
 if __name__ == "__main__":
