@@ -5,10 +5,8 @@ Each target takes the bytes of one input, reads it as a run would, and lets any 
 
 import gzip
 import io
-import resource
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -240,15 +238,3 @@ def damaged(draw: st.DrawFn, name: str) -> bytes:
         else:
             data = data[:place]
     return data
-
-
-@contextmanager
-def little_memory(more: int = 500 << 20) -> Iterator[None]:
-    """No more address space than there is now and so many bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)

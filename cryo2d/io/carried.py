@@ -39,7 +39,7 @@ _ODD = re.compile(rb"[^!&(-~]")
 _CONTROL = re.compile(rb"[\x00-\x1f]")
 _CLOSING = re.compile(rb"'(?=\s)")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_PLAIN = re.compile(rb"""[^\s"'#_$][^\s]*\Z""")
+_PLAIN = re.compile(rb"""[^\x00- "'#_$][^\x00- ]*\Z""")
 _BYTES = [bytes([byte]) for byte in range(256)]
 _BLANK = np.array([byte <= b" " for byte in _BYTES])
 _QUOTE_FIRST = _BLANK | np.array([byte in b"\"'#_$dlsgDLSG" for byte in _BYTES])

@@ -96,6 +96,8 @@ def _header(text: bytes) -> tuple[int, list[tuple[str, np.dtype, tuple[int, ...]
         header = json.loads(text)
         count, packed = header["length"], header["compressed_fields"]
         fields = [_field(*field) for field in header["dtype"]]
+    except DamagedStreamError:
+        raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedStreamError("a damaged header") from error
     names = [name for name, _, _ in fields]

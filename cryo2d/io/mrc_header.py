@@ -19,8 +19,8 @@ from cryo2d.io.regular import fault, open_regular, patiently
 
 HEADER_BYTES = 1024
 MAX_UNPACKED_BYTES = 64 << 30
-MAX_EXPANSION = 1100
-"""Bytes that one compressed byte can hold at most: gzip reaches 1032, images hardly 2."""
+MAX_EXPANSION = 100
+"""Bytes that one compressed byte may become: images reach 2, nothing but blank ones 1000."""
 
 ANY_EXPANSION = 16 << 20
 """Declared bytes up to which the expansion does not matter."""

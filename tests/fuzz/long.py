@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from damaged import TARGETS, Target, damaged, little_memory, seeds
+from child import little_memory
+from damaged import TARGETS, Target, damaged, seeds
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 
