@@ -45,11 +45,13 @@ class Gains:
 
     Attributes:
         overall: median of all particles.
-        classes: median of each class ``[k]``; ``overall`` for classes of few members.
+        own: median of each class ``[k]``; ``overall`` for classes without members.
+        counts: members of each class ``[k]``.
     """
 
     overall: Tensor
-    classes: Tensor
+    own: Tensor
+    counts: Tensor
 
     @classmethod
     def of(cls, gain: Tensor, classes: Tensor, num_classes: int) -> "Gains":
@@ -57,27 +59,30 @@ class Gains:
         known = ~gain.isnan()
         gain, classes = gain[known], classes[known]
         order = classes.argsort(stable=True)
-        parts = gain[order].split(torch.bincount(classes, minlength=num_classes).tolist())
+        counts = torch.bincount(classes, minlength=num_classes)
+        parts = gain[order].split(counts.tolist())
         overall = gain.median()
-        medians = [part.median() if len(part) >= _ENOUGH else overall for part in parts]
-        return cls(overall, torch.stack(medians))
+        medians = [part.median() if len(part) else overall for part in parts]
+        return cls(overall, torch.stack(medians), counts)
+
+    @property
+    def classes(self) -> Tensor:
+        """Median of each class ``[k]``; ``overall`` for classes of few members."""
+        return torch.where(self.counts >= _ENOUGH, self.own, self.overall)
 
     @property
     def typical(self) -> Tensor:
         """What the outlier measure divides by ``[k]``."""
         return torch.minimum(self.classes, self.overall)
 
-    def junk_class(self, chance: float) -> int | None:
-        """The class that holds junk, None if there is none.
+    def junk(self, chance: float) -> Tensor:
+        """Which classes hold junk ``[k]`` (bool).
 
-        Its members gain little beside other particles, and hardly more than the best of all
-        classes and poses gains by chance.
+        Their members gain little beside other particles, and hardly more than the best of all
+        classes and poses gains by chance. None do if the one that gains least has few members.
 
         Args:
             chance: logarithm of the number of classes and poses that a particle is compared with.
         """
-        if len(self.classes) < 2:
-            return None
-        least = int(self.classes.argmin())
-        most = min((1.0 - LIMIT) * float(self.overall), 2.0 * chance)
-        return least if float(self.classes[least]) < most else None
+        least = ((1.0 - LIMIT) * self.overall).clamp(max=2.0 * chance)
+        return (self.own < least) & (self.classes.min() < least) & (len(self.own) > 1)

@@ -341,4 +341,6 @@ def _star(recipe: Recipe, optics: Optics, layout: Layout) -> str:
 
 def _block(name: str, labels: str, rows: list[str]) -> str:
     header = [f"_rln{label} #{i + 1}" for i, label in enumerate(labels.split())]
-    return "\n".join(["", "# version 30001", "", f"data_{name}", "", "loop_", *header, *rows, "", ""])
+    return "\n".join(
+        ["", "# version 30001", "", f"data_{name}", "", "loop_", *header, *rows, "", ""]
+    )

@@ -111,7 +111,7 @@ class Classification(pl.LightningModule):
         self._found: dict[str, Tensor] = {}
         self._stats: SufficientStats | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
-        self._junk: int | None = None
+        self._junk: tuple[int, Tensor] | None = None  # where it goes, and all classes of it
 
     @property
     def box(self) -> int:
@@ -166,7 +166,8 @@ class Classification(pl.LightningModule):
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
             if self.settings.gather_junk:
-                self._junk = gains.junk_class(self._scorers[0].log_choices)
+                is_junk = gains.junk(self._scorers[0].log_choices)
+                self._junk = (int(gains.classes.argmin()), is_junk) if is_junk.any() else None
 
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
@@ -217,7 +218,10 @@ class Classification(pl.LightningModule):
         # the noise is what is left by the class a particle looks like, even if it is junk
         add_residual(self._stats, self.grid, images, peak.best_poses, scorer.harmonics)
         if self._junk is not None:
-            posterior = posterior.moved(outlier > LIMIT, self._junk)
+            gathered, is_junk = self._junk
+            # classes of junk keep their own, so that none is emptied
+            good = ~is_junk[peak.best_poses.classes]
+            posterior = posterior.moved(good & (outlier > LIMIT), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(self._stats, self.grid, images)
         power = images.power[:, self._band(iteration)].sum(1)

@@ -65,11 +65,17 @@ def test_small_particles_are_measured_by_their_own_class():
     assert float(outlier(small, gains.typical[classes[40:60]]).abs().max()) < 0.3
     # a clump in the class of the large ones
     assert float(outlier(torch.tensor([60.0]), gains.typical[:1])) > 0.8
-    assert gains.junk_class(chance=12.0) == 2
+    assert gains.junk(chance=12.0).tolist() == [False, False, True, False]
     # small particles are no junk: they gain far more than chance
     clean = Gains.of(gain[:60], classes[:60], 4)
-    assert clean.junk_class(chance=12.0) is None
-    assert Gains.of(junk, torch.zeros(20, dtype=torch.int64), 1).junk_class(12.0) is None
+    assert not clean.junk(chance=12.0).any()
+    assert not Gains.of(junk, torch.zeros(20, dtype=torch.int64), 1).junk(12.0).any()
+    # a few particles make no class of junk, but stay where there is one
+    few = torch.where(torch.arange(len(gain)) % 20 < 5, classes, 3)
+    assert not Gains.of(torch.where(few == 2, gain, 400.0), few, 4).junk(12.0).any()
+    classes[:5] = 3
+    gain[:5] = 4.0
+    assert Gains.of(gain, classes, 4).junk(12.0).tolist() == [False, False, True, True]
 
 
 @pytest.mark.parametrize("step", [maximise, Marginalise()])
