@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHOWN_PROBLEMS = 20
+TABLES = (".cs", ".mrc", ".mrcs")
+"""Files that have rows or images, and no lines."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Problem:
     count: int = 1
 
     def __str__(self) -> str:
-        where = self.file if self.row is None else f"{self.file}, line {self.row}"
+        unit = "row" if self.file.endswith(TABLES) else "line"
+        where = self.file if self.row is None else f"{self.file}, {unit} {self.row}"
         more = f" (and {self.count - 1} more like it)" if self.count > 1 else ""
         return f"{where}: found {self.found}{more}; expected {self.expected}. Do: {self.action}."
 

@@ -10,6 +10,11 @@ def test_a_problem_names_everything() -> None:
     assert text == "p.star, line 57: found 11 values; expected 12 columns. Do: repair the row."
 
 
+def test_a_table_has_rows_and_a_text_lines() -> None:
+    assert "p.cs, row 3:" in str(Problem("p.cs", "a", "b", "c", row=3))
+    assert "p.star, line 3:" in str(Problem("p.star", "a", "b", "c", row=3))
+
+
 def test_the_report_shows_twenty_and_counts_the_rest() -> None:
     problems = [Problem(f"{i}.mrcs", "nothing", "a stack", "copy it") for i in range(25)]
     report = str(InputError(problems))

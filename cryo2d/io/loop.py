@@ -5,9 +5,7 @@ than the file. Every row must have one word per label; a row that has not is nam
 """
 
 import io
-import logging
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,14 +16,6 @@ import pandas as pd
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.rows import NEWLINE, TextRows, Words, from_columns, gather, split_words, unquoted
 from cryo2d.io.star import StarBlock, read_header
-
-log = logging.getLogger(__name__)
-
-STAMPS = (b"# version ", b"# written by cryo2d")
-"""What stands in files of programs that end every table with an empty line."""
-
-STAMP_BYTES = 4096
-_LAST_LINE_BLANK = re.compile(rb"\n[ \t\r]*\n[ \t\r]*\Z")
 
 CHUNK_BYTES = 2 << 20
 MAX_PADDED = 64 << 20
@@ -307,11 +297,6 @@ class _Builder:
 
 
 def _check_end(data: bytes, block: StarBlock, file: str) -> None:
-    """Refuse a file that ends inside a row; warn of one that may have lost its last rows."""
-    written_so = any(stamp in data[:STAMP_BYTES] for stamp in STAMPS)
-    if block.end == len(data) and written_so and not _LAST_LINE_BLANK.search(data[-64:]):
-        text = "%s does not end with the empty line of a whole file: its last rows may be missing"
-        log.warning(text, file)
     if block.end == len(data) and data[data.rfind(b"\n") + 1 :].strip():
         line = block.line + data.count(b"\n", block.begin, block.end)
         action = "export it again if it is cut, or end the last line with a newline if it is not"

@@ -5,6 +5,7 @@ what the file holds, not only at its name. ``write_particles`` writes either for
 what one of them has no place for travels along as extra columns (:mod:`cryo2d.io.carried`).
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from cryo2d.io.table import (
     ParticleTable,
     PoseColumns,
 )
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "AlignmentColumns",
@@ -98,7 +101,11 @@ def _read_draft(
         raise InputError([Problem(str(path), "passthrough files", "a .cs file for them", action)])
     if path.name.endswith(STACK_NAMES) or head[208:211] == b"MAP":
         return _stack_draft(path, pixel_size, require_ctf)
-    return StarReader(path).draft(pixel_size, require_ctf)
+    reader = StarReader(path)
+    if reader.is_perhaps_cut:
+        text = "%s does not end with the empty line of a whole file: its last rows may be missing"
+        log.warning(text, path)
+    return reader.draft(pixel_size, require_ctf)
 
 
 def _stack_draft(path: Path, pixel_size: float | None, require_ctf: bool) -> Draft:

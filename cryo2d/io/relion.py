@@ -17,7 +17,7 @@ from cryo2d.io.checks import Draft, ctf_problem, select_ctf
 from cryo2d.io.columns import CS_PREFIX, StarColumns
 from cryo2d.io.cryosparc import check_layout
 from cryo2d.io.loop import StarLoop, read_loop
-from cryo2d.io.star import StarBlock, find_blocks, read_header, read_text
+from cryo2d.io.star import StarBlock, find_blocks, is_perhaps_cut, read_header, read_text
 from cryo2d.io.table import AlignmentColumns, CtfColumns, Locations, ParticleTable
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,9 @@ NUMBERS = (
 class StarReader:
     """The parsed columns of one star file.
 
+    Attributes:
+        is_perhaps_cut: whether its last rows may be missing.
+
     Args:
         path: the file.
 
@@ -84,6 +87,7 @@ class StarReader:
         blocks = find_blocks(data, self.source)
         labels = {b.name: read_header(data, b, self.source).labels for b in blocks}
         particles = _particle_block(blocks, labels, self.source)
+        self.is_perhaps_cut = is_perhaps_cut(data, particles)
         optics = next((b for b in blocks if b.name == "optics" and b != particles), None)
         self.loop = read_loop(
             data, particles, self.source, numbers=NUMBERS, names=[MICROGRAPH], image=IMAGE

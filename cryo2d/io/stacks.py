@@ -195,8 +195,7 @@ def _warn(headers: Sequence[MrcHeader]) -> None:
         if found:
             # one that has most to say about itself
             first = max(found, key=lambda h: bool(about(h)))
-            count = f"{len(found)} stack{'s' if len(found) > 1 else ''}"
-            log.warning("%s %s: %s%s", count, text, first.path, about(first))
+            log.warning("stacks that %s: %d, as %s%s", text, len(found), first.path, about(first))
 
 
 def _header_or_problems(path: str) -> MrcHeader | tuple[Problem, ...]:
@@ -226,9 +225,9 @@ def compare_pixel_sizes(headers: Sequence[MrcHeader | None], pixel_size: float) 
     off = [h for h in known if abs(h.pixel_size / pixel_size - 1) > PIXEL_SIZE_TOLERANCE]
     if off:
         log.warning(
-            "%d stack headers disagree with the pixel size %.4g A of the metadata, which is used; "
-            "first %s with %.4g A",
-            *(len(off), pixel_size, off[0].path, off[0].pixel_size),
+            "stacks whose headers disagree with the pixel size %.4g A of the metadata, which is "
+            "used: %d, as %s with %.4g A",
+            *(pixel_size, len(off), off[0].path, off[0].pixel_size),
         )
 
 

@@ -4,6 +4,7 @@ A block is ``data_NAME`` followed by ``_label value`` pairs or by one ``loop_`` 
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,11 @@ from cryo2d.io.regular import read_regular
 from cryo2d.io.rows import split_words
 
 BOM = b"\xef\xbb\xbf"
+STAMPS = (b"# version ", b"# written by cryo2d")
+"""What stands in files of programs that end every table with an empty line."""
+
+STAMP_BYTES = 4096
+_LAST_LINE_BLANK = re.compile(rb"\n[ \t\r]*\n[ \t\r]*\Z")
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,10 @@ def find_blocks(data: bytes, file: str) -> tuple[StarBlock, ...]:
     stray = data[: offsets[0] if offsets else 4096]
     words = split_words(stray)
     if len(words.start) or not offsets:
-        word = stray[words.start[0] : words.stop[0]][:40] if len(words.start) else b"nothing"
-        found = f"text that begins with {word.decode(errors='replace')!r} before any block"
+        found = "nothing but comments" if stray.strip() else "an empty file"
+        if len(words.start):
+            text = stray[words.start[0] : words.stop[0]][:40].decode(errors="replace")
+            found = f"text that begins with {text!r} before any block"
         expected = "a star file, whose first word is data_ and a name"
         raise InputError([Problem(file, found, expected, "check that this is a star file")])
     line, previous, blocks = 1, 0, []
@@ -83,6 +91,12 @@ def find_blocks(data: bytes, file: str) -> tuple[StarBlock, ...]:
         ]
         raise InputError(problems)
     return tuple(blocks)
+
+
+def is_perhaps_cut(data: bytes, block: StarBlock) -> bool:
+    """Whether the last block of a file lacks the empty line with which its program ends it."""
+    written_so = any(stamp in data[:STAMP_BYTES] for stamp in STAMPS)
+    return block.end == len(data) and written_so and not _LAST_LINE_BLANK.search(data[-64:])
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_bytes_after_the_last_image_are_told_of(
 ) -> None:
     stack.write_bytes(stack.read_bytes() + bytes(more))
     assert len(read_particles(star_path)[0]) == 6
-    assert f"1 stack go on after their last image, which is ignored: {stack}" in caplog.text
+    assert f"go on after their last image, which is ignored: 1, as {stack}" in caplog.text
     assert f"({more} bytes)" in caplog.text
     np.testing.assert_array_equal(read_images(stack), images)
 
@@ -106,7 +106,8 @@ def test_odd_stamps_and_bytes_are_told_of_once(
         table, _ = read_particles(folder / "a.star")
         list(iterate(table))
     assert caplog.text.count("lack the MAP stamp") == 1
-    assert "3 stacks hold bytes (MRC mode 0), taken as -128 to 127" in caplog.text
+    assert "stacks that hold bytes (MRC mode 0), taken as -128 to 127" in caplog.text
+    assert "data.int8_signed=false: 3, as" in caplog.text
     assert "says that it has 0 to 255" in caplog.text
 
 

@@ -46,7 +46,9 @@ def test_a_star_cut_between_two_rows_is_told_of(star_path: Path, caplog) -> None
         assert len(read_particles(whole)[0]) == rows
         assert "rows may be missing" in caplog.text
         # and inside the row it is refused
+        caplog.clear()
         assert "ends inside its last row" in refused(whole, text[: end - 3])
+        assert not caplog.text
 
 
 @pytest.mark.parametrize(
@@ -55,8 +57,8 @@ def test_a_star_cut_between_two_rows_is_told_of(star_path: Path, caplog) -> None
         (lambda t: t.replace("_rlnDefocusV #7", "_rlnDefocusU #7"), "column rlnDefocusU twice"),
         (lambda t: t + "\ndata_optics\n\n_x 1\n", "block data_optics again"),
         (lambda t: t[: t.index("100.25")], "no particle rows"),
-        (lambda t: "", "text that begins with 'nothing'"),
-        (lambda t: "\n\n", "text that begins with 'nothing'"),
+        (lambda t: "", "an empty file"),
+        (lambda t: "\n# a\n", "nothing but comments"),
         (lambda t: t.replace("loop_", "loop_\0"), "binary data"),
         (lambda t: t.replace(" 0012\n", "\n", 1), "10 values; expected 11 columns"),
         (lambda t: t.replace(" 0012\n", " 0012 7\n", 1), "12 values; expected 11 columns"),

@@ -143,7 +143,7 @@ def test_nan_is_a_number(star_text: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "nothing"),
+        ("", "an empty file"),
         ("<html><body>404</body></html>", "text that begins with '<html><body>404"),
         ("data_a\nloop_\n_x\n_x\n1 2\n", "column x twice"),
         ("data_a\n_x 1\n\ndata_a\n_x 1\n", "block data_a again"),
