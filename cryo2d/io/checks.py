@@ -153,6 +153,9 @@ def check(
         table.source, len(table), reasons, max_bad_fraction, [_cut_problem(h) for h in short]
     )
     rows = np.array(sorted(reasons), np.int64)
+    if len(rows):
+        text = "%s: %d of %d particles cannot be used and are left out; the first: %s"
+        log.warning(text, table.source, len(rows), len(table), reasons[int(rows[0])])
     keep = np.ones(len(table), bool)
     keep[rows] = False
     excluded = Excluded(table.take(rows), tuple(reasons[int(row)] for row in rows))

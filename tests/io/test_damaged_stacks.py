@@ -34,13 +34,14 @@ def stack(folder: Path) -> Path:
 
 @pytest.mark.parametrize("cut", [1, IMAGE // 2, IMAGE, 3 * IMAGE + 5, 5 * IMAGE])
 def test_only_the_particles_past_the_cut_are_lost(
-    stack: Path, star_path: Path, images: np.ndarray, cut: int
+    stack: Path, star_path: Path, images: np.ndarray, cut: int, caplog
 ) -> None:
     stack.write_bytes(stack.read_bytes()[:-cut])
     held = (6 * IMAGE - cut) // IMAGE
     table, excluded = read_particles(star_path)
     assert [len(table), len(excluded.table)] == [held, 6 - held]
     assert f"image {held + 1} lies beyond the end of {stack}" in excluded.reasons[0]
+    assert f"{6 - held} of 6 particles cannot be used and are left out" in caplog.text
     assert excluded.table.source_row.tolist()[-1] == star_path.read_text().count("\n")
     read = list(iterate(table))
     assert sum(len(chunk.bad) for chunk in read) == 0
