@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from cryo2d.physics.mask import circular_mask, radius_grid
 
@@ -28,16 +27,26 @@ def grow(seed: Tensor, region: Tensor) -> Tensor:
         seed: where to start ``[k y x]`` (bool).
         region: where to stay ``[k y x]`` (bool).
     """
-    reached = (seed & region).float()
-    inside = region.float()
+    reached = seed & region
     box = region.shape[-1]
     for step in range(0, box, STRIDE):  # a particle's outline is no longer than its box
         before = reached
         for _ in range(min(STRIDE, box - step)):
-            reached = max_pool2d(reached[:, None], 3, stride=1, padding=1)[:, 0] * inside
+            reached = widened(reached) & region
         if torch.equal(reached, before):
             break
-    return reached > 0
+    return reached
+
+
+def widened(region: Tensor) -> Tensor:
+    """A region ``[k y x]`` (bool) and the pixels around it, 8-connected."""
+    wide = region.clone()
+    wide[..., 1:] |= region[..., :-1]
+    wide[..., :-1] |= region[..., 1:]
+    high = wide.clone()
+    high[:, 1:] |= wide[:, :-1]
+    high[:, :-1] |= wide[:, 1:]
+    return high
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,10 @@ class SolventMask:
         particle = grow(core.expand_as(bright), bright)
         other = bright & ~particle
         # what does not come in from outside is a loose part of the particle, not a neighbour
-        strangers = grow((radius >= 0.9 * self.outer).expand_as(other), other).float()
-        width = 2 * math.ceil(self._smooth) + 1
-        wide = max_pool2d(strangers[:, None], width, stride=1, padding=width // 2)[:, 0]
-        wide = torch.where(particle, 0.0, wide)
+        wide = grow((radius >= 0.9 * self.outer).expand_as(other), other)
+        for _ in range(math.ceil(self._smooth)):
+            wide = widened(wide)
+        wide = (wide & ~particle).float()
         return circle * (1.0 - gaussian(wide, 0.5 * self._smooth).clamp(0.0, 1.0))
 
     def level(self, averages: Tensor, masks: Tensor) -> Tensor:
