@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ class Plan(Protocol):
 
     def is_full(self, iteration: int) -> bool:
         """Whether an iteration visits every particle at the end of the run."""
+
+    def rows(self, iteration: int) -> Tensor:
+        """Rows that an iteration visits ``[n]`` (int64)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,36 @@ class VisitPlan:
             order = self._pass(number)
             parts.append(order[max(0, first - start) : last - start])
         return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Blocks of the particles, one for each of the processes that read and visit them.
+
+    Attributes:
+        bounds: first row of each block, and the end of the last.
+    """
+
+    bounds: tuple[int, ...]
+
+    @classmethod
+    def even(cls, num_particles: int, size: int) -> "Shares":
+        """Blocks of equal size, within one particle."""
+        return cls(tuple(num_particles * rank // size for rank in range(size + 1)))
+
+    def without(self, rows: np.ndarray) -> "Shares":
+        """The blocks after some rows ``[n]`` were taken out of the table."""
+        gone = np.searchsorted(np.sort(rows), self.bounds)
+        return Shares(tuple((np.array(self.bounds) - gone).tolist()))
+
+    def block(self, rank: int) -> range:
+        """Rows of a process."""
+        return range(self.bounds[rank], self.bounds[rank + 1])
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """The rows ``[n]`` of an iteration that each process visits, in their order."""
+        blocks = map(self.block, range(len(self.bounds) - 1))
+        return [rows[(rows >= block.start) & (rows < block.stop)] for block in blocks]
 
 
 def half_sets(num_particles: int, seed: int) -> Tensor:

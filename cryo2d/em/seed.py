@@ -22,27 +22,27 @@ def random_subsets(
     return order % num_classes, psi
 
 
-def add_random(
+def add_to_classes(
     stats: SufficientStats,
     grid: PolarGrid,
     images: WeightedImages,
-    generator: torch.Generator,
-    known: tuple[Tensor, Tensor] | None = None,
+    classes: Tensor,
+    psi: Tensor,
+    shift: Tensor | None = None,
 ) -> None:
-    """Add particles to random classes, in place.
+    """Add particles to given classes, in place.
 
     Args:
         stats: sums to add to.
         grid: polar grid of the particles.
         images: weighted particles.
-        generator: random numbers.
-        known: rotations ``[n]`` (radian) and shifts ``[n 2]`` (pixel); else they are random and 0.
+        classes: of each ``[n]``.
+        psi: rotations ``[n]`` (radian).
+        shift: shifts ``[n 2]`` (pixel), None for 0.
     """
     device = images.image.device
-    classes, psi = random_subsets(len(images), stats.num.shape[1], generator)
-    shift = torch.zeros((len(images), 2), device=device)
-    if known is not None:
-        psi, shift = known
+    if shift is None:
+        shift = torch.zeros((len(images), 2), device=device)
     row = torch.arange(len(images), device=device)
     poses = Poses(row, classes.to(device), psi.to(device), shift)
     accumulate(stats, grid, images, poses, torch.ones(len(images), device=device))

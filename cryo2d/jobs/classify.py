@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from cryo2d.data.fingerprint import fingerprint
-from cryo2d.data.outcome import DuplicateRule, location_problems
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
 from cryo2d.em.clamp import ClampedSolver
@@ -26,14 +26,16 @@ from cryo2d.em.prior import CountRegularizer, FrcRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
-from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
+from cryo2d.io.particles import ParticleTable
 from cryo2d.jobs import record
 from cryo2d.jobs.limits import check_classes, check_frame
-from cryo2d.jobs.particles import make_particles, threads_of
+from cryo2d.jobs.particles import load, make_particles, threads_of, with_particles
 from cryo2d.physics.preprocess import TRANSFER, working_box
 from cryo2d.training.assembly import Frame
 from cryo2d.training.callbacks.checkpoint import newest_checkpoint
+from cryo2d.training.companions import Companions
 from cryo2d.training.datamodule import Particles
+from cryo2d.training.hardware import joined, number_of
 from cryo2d.training.live import LiveParticles
 from cryo2d.training.loggers import log_settings
 from cryo2d.training.module import Classification, EmSettings
@@ -65,10 +67,15 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
 
     Raises:
         InputError: for anything wrong with the particles or with settings that depend on them.
-        EnvironmentFault: if they do not fit into memory, or the device is missing.
+        EnvironmentFault: if they do not fit into memory, the device is missing, or a process of the
+            run is lost.
     """
     cfg, checkpoint = resumed(cfg)
-    module = fitted(cfg, run_dir, checkpoint)
+    size = number_of(cfg.hardware.devices)
+    if size > 1:
+        cfg = with_particles(cfg, run_dir)
+    with Companions(size, partial(fitted, silent(cfg), run_dir, checkpoint)):
+        module = fitted(cfg, run_dir, checkpoint)
     assert module.summary is not None
     assert module.assignments is not None
     return OBJECTIVES[cfg.get("objective", USUAL)](module.summary, module.assignments)
@@ -85,13 +92,16 @@ def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Cla
     torch.set_num_threads(threads_of(cfg))
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision("highest")
-    table, excluded = load(cfg, run_dir)
-    record.add(run_dir, input=fingerprint(table, input_files(cfg)))
+    cfg = with_particles(cfg, run_dir)
+    table, excluded = load(cfg)
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
     log_settings(trainer.loggers, told_settings(cfg))
     given = references_of(cfg, frame, int(table.box[0]))
-    particles = make_particles(cfg, table, excluded, frame, trainer.strategy.root_device)
+    ranks = joined(trainer)
+    if ranks.rank == 0:
+        record.add(run_dir, input=fingerprint(table, input_files(cfg)))
+    particles = make_particles(cfg, table, excluded, frame, trainer.strategy.root_device, ranks)
     cache = particles.read()
     check_classes(cfg, len(cache))
     particles.plan = VisitPlan(
@@ -139,38 +149,16 @@ def module_of(
         halves=cache.half.cpu(),
         optics=cache.optics.cpu(),
         pixel_size=frame.pixel_size,
+        ranks=particles.ranks,
+        shares=particles.shares,
     )
 
 
-def load(cfg: DictConfig, run_dir: Path) -> tuple[ParticleTable, Excluded]:
-    """Read and check the metadata; simulate particles first if no path is given.
-
-    Raises:
-        InputError: for anything wrong with them, if duplicates cannot be found as asked, or if they
-            have no poses to keep.
-    """
-    data = cfg.data
-    path = data.path
-    if path is None:
-        from cryo2d.simulate.particles import simulate
-
-        log.info("No data.path: simulating %d particles.", cfg.simulation.num_particles)
-        path = str(simulate(run_dir / "simulated", **cfg.simulation))
-    table, excluded = read_particles(
-        to_absolute_path(path),
-        passthrough=[to_absolute_path(p) for p in data.passthrough],
-        pixel_size=data.pixel_size,
-        require_ctf=cfg.model.ctf != "none",
-        max_particles=data.max_particles,
-        max_bad_fraction=data.max_bad_fraction,
-    )
-    problems = [] if cfg.model.align else pose_problems(table)
-    if cfg.post.remove_duplicates:
-        rule = DuplicateRule(True, micrograph_pixel_size=cfg.post.micrograph_pixel_size)
-        problems += location_problems(table, rule)
-    if problems:
-        raise InputError(problems)
-    return table, excluded
+def silent(cfg: DictConfig) -> DictConfig:
+    """The settings for the other processes of a run: nothing to resolve, and no loggers."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return OmegaConf.create({**plain, "logger": None})
 
 
 def input_files(cfg: DictConfig) -> list[str]:
@@ -349,7 +337,8 @@ def first_model(
     assert particles.cache is not None
     assert particles.plan is not None
     groups = int(particles.table.optics.max()) + 1
-    noise = particles.cache.mean_power(groups)
+    ranks = particles.ranks
+    noise = particles.cache.mean_power(groups, total=ranks.total)
     if given is not None:
         return ClassModel(given, noise.cpu())
     generator = torch.Generator().manual_seed(cfg.seed)
@@ -364,6 +353,7 @@ def first_model(
         batch_size=particles.batch_size,
         generator=generator,
         known=known,
+        total=ranks.total,
     )
     return ClassModel(references, noise.cpu())
 

@@ -23,6 +23,7 @@ from cryo2d.jobs.conflicts import as_typed
 from cryo2d.jobs.limits import check_classes
 from cryo2d.jobs.particles import preprocessor_of, threads_of
 from cryo2d.training.assembly import Frame
+from cryo2d.training.hardware import number_of
 from cryo2d.training.live import STOP, LiveClassification, LiveParticles
 from cryo2d.training.loggers import log_settings
 
@@ -104,6 +105,9 @@ def check_fixed(cfg: DictConfig) -> None:
     if cfg.data.path != cfg.watch:
         found, expected = f"data.path={cfg.data.path}", "that of watch"
         problems.append(Problem("command line", found, expected, "leave it out and set watch"))
+    if number_of(cfg.hardware.devices) > 1:
+        found = f"hardware.devices={cfg.hardware.devices}"
+        problems.append(Problem("command line", found, "one device in the job live", "set it to 1"))
     watch = Path(to_absolute_path(cfg.watch or "."))
     if cfg.watch is None:
         problems.append(Problem("command line", "no watch", "a folder or a .star file", "add it"))

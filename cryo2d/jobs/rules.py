@@ -221,17 +221,17 @@ class OrNull:
 
 
 @dataclass(frozen=True)
-class Device:
-    """Lightning's ``devices`` for a program that computes on one device."""
+class Devices:
+    """Lightning's ``devices``."""
 
-    expected = "1, or a list with one GPU number such as [1]"
+    expected = "a number of devices, auto, or a list of GPU numbers such as [0, 2]"
 
     def accepts(self, value: Any) -> bool:
-        """The number one, or a list with one index."""
+        """A positive number, ``auto``, or different indices."""
         index = Whole()
         if isinstance(value, list):
-            return len(value) == 1 and index.accepts(value[0])
-        return index.accepts(value) and value == 1
+            return len(set(map(str, value))) == len(value) > 0 and all(map(index.accepts, value))
+        return value == "auto" or Whole(1).accepts(value)
 
 
 @dataclass(frozen=True)

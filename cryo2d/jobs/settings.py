@@ -15,7 +15,7 @@ from cryo2d.jobs.conflicts import COMMAND_LINE, as_typed, conflicts
 from cryo2d.jobs.rules import (
     Choice,
     Condition,
-    Device,
+    Devices,
     Even,
     Flag,
     Object,
@@ -110,7 +110,8 @@ POST: Mapping[str, Rule] = {
 }
 
 HARDWARE: Mapping[str, Rule] = {
-    "hardware.devices": Device(),
+    "hardware.devices": Devices(),
+    "hardware.timeout": Real(above=0, unit="min"),
     "hardware.threads": OrNull(Whole(1)),
     "hardware.memory_fraction": Real(above=0, most=1),
     "hardware.trainer": Object(),

@@ -15,12 +15,13 @@ from cryo2d.data.cache import ParticleCache, ParticleSource, ParticleStream
 from cryo2d.data.optics import ctf_params
 from cryo2d.data.outcome import extended
 from cryo2d.data.prepared import PreparedParticles
-from cryo2d.data.sampler import VisitPlan, half_sets
+from cryo2d.data.sampler import Shares, VisitPlan, half_sets
 from cryo2d.data.store import Filled, InMemory, Store
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.io.checks import refuse_many
 from cryo2d.io.particles import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor
+from cryo2d.training.ranks import ALONE, Ranks
 from cryo2d.types import GivenPoses, ParticleBatch
 
 log = logging.getLogger(__name__)
@@ -32,19 +33,22 @@ class BatchStream:
     Particles that are not in memory are read ahead, one batch while the one before is computed.
 
     Args:
-        cache: all particles.
+        cache: the particles.
         rows: particles of the iteration ``[n]``.
         size: particles of a batch.
+        least: number of batches, if it is more than those with particles; the rest are empty.
     """
 
-    def __init__(self, cache: ParticleSource, rows: torch.Tensor, size: int) -> None:
-        self.cache, self.rows, self.size = cache, rows, size
+    def __init__(
+        self, cache: ParticleSource, rows: torch.Tensor, size: int, least: int = 0
+    ) -> None:
+        self.cache, self.rows, self.size, self.least = cache, rows, size, least
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.size)
+        return max(self.least, -(-len(self.rows) // self.size))
 
     def __iter__(self) -> Iterator[ParticleBatch]:
-        parts = self.rows.split(self.size) if len(self.rows) else ()
+        parts = [self.rows[i * self.size : (i + 1) * self.size] for i in range(len(self))]
         if isinstance(self.cache, ParticleCache):
             yield from map(self.cache.batch, parts)
             return
@@ -81,6 +85,7 @@ class Particles(pl.LightningDataModule):
         int8_signed: meaning of MRC mode 0.
         memory_fraction: part of a GPU's free memory the particles may take.
         max_bad_fraction: part of the particles that may be unusable.
+        ranks: the processes that share the particles; each reads a block of them.
     """
 
     def __init__(
@@ -96,16 +101,19 @@ class Particles(pl.LightningDataModule):
         int8_signed: bool = True,
         memory_fraction: float = 0.8,
         max_bad_fraction: float = 1.0,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.table, self.excluded = table, excluded
         self.max_bad_fraction = max_bad_fraction
+        self.ranks, self.shares = ranks, Shares.even(len(table), ranks.size)
         self.preprocessor, self.device, self.threads = preprocessor, device, threads
         self.int8_signed, self.memory_fraction = int8_signed, memory_fraction
         self.seed = seed
         self.store = InMemory(memory_fraction) if store is None else store
         self.plan: VisitPlan | None = None
         self.cache: ParticleSource | None = None
+        self._size: int | None = None
 
     @property
     def grid(self) -> PolarGrid:
@@ -132,7 +140,7 @@ class Particles(pl.LightningDataModule):
     @property
     def batch_size(self) -> int:
         """Particles handled at once: what keeps the local search within its share of memory."""
-        return batch_size_of(self.grid, self.device)
+        return self._size or batch_size_of(self.grid, self.device)
 
     def read(self) -> ParticleSource:
         """Read every particle, or find them in the store; unusable ones move to ``excluded``.
@@ -143,8 +151,10 @@ class Particles(pl.LightningDataModule):
         """
         if self.cache is not None:
             return self.cache
+        block = self.shares.block(self.ranks.rank)
+        table = self.table.take(np.array(block)) if self.ranks.size > 1 else self.table
         particles = PreparedParticles(
-            self.table, self.preprocessor, self.threads, self.int8_signed, self.device
+            table, self.preprocessor, self.threads, self.int8_signed, self.device
         )
         start = time.perf_counter()
         with tqdm(
@@ -153,15 +163,19 @@ class Particles(pl.LightningDataModule):
             unit=" particles",
             dynamic_ncols=True,
             leave=False,
-            disable=not sys.stdout.isatty(),
+            disable=self.ranks.rank > 0 or not sys.stdout.isatty(),
             file=sys.stdout,
         ) as bar:
             filled = self.store.fill(particles, bar.update)
         seconds = time.perf_counter() - start
         speed = len(particles) / max(seconds, 1e-9)
         log.info("%s particles read in %.1f s: %.0f/s.", f"{len(particles):,}", seconds, speed)
-        particles.contrast.warn(self.table.source, invert=self.preprocessor.invert)
-        self._set_aside(filled.bad)
+        if self.ranks.rank == 0:
+            particles.contrast.warn(self.table.source, invert=self.preprocessor.invert)
+        bad = {block.start + row: reason for row, reason in filled.bad.items()}
+        told = self.ranks.gathered((bad, batch_size_of(self.grid, self.device)))
+        self._set_aside({row: reason for found, _ in told for row, reason in found.items()})
+        self._size = min(size for _, size in told)
         self.cache = self._placed(filled)
         return self.cache
 
@@ -176,7 +190,7 @@ class Particles(pl.LightningDataModule):
         self.excluded = extended(
             self.excluded, self.table.take(bad), [reasons[int(row)] for row in bad]
         )
-        self.table = self.table.take(kept)
+        self.table, self.shares = self.table.take(kept), self.shares.without(bad)
 
     def _placed(self, filled: Filled) -> ParticleSource:
         """The particles with all that belongs to them, on the device if they fit there."""
@@ -184,10 +198,12 @@ class Particles(pl.LightningDataModule):
         ctf = ctf_params(self.table.ctf, count)
         optics = torch.from_numpy(self.table.optics.astype(np.int64))
         half = half_sets(count, self.seed)
-        device = self.device
+        device, block = self.device, self.shares.block(self.ranks.rank)
         if not isinstance(samples, torch.Tensor):
-            return ParticleStream(samples, ctf.to(device), optics.to(device), half.to(device))
-        cache = ParticleCache(samples, ctf, optics, half)
+            return ParticleStream(
+                samples, ctf.to(device), optics.to(device), half.to(device), block
+            )
+        cache = ParticleCache(samples, ctf, optics, half, block)
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             if cache.nbytes < self.memory_fraction * free:
@@ -195,9 +211,13 @@ class Particles(pl.LightningDataModule):
         return cache
 
     def train_dataloader(self) -> BatchStream:
-        """Batches of the iteration about to run."""
+        """Batches of the iteration about to run; as many in every process."""
         assert self.cache is not None
         assert self.plan is not None
         assert self.trainer is not None
-        rows = self.plan.rows(self.trainer.current_epoch)
-        return BatchStream(self.cache, rows, self.batch_size)
+        rows, size = self.plan.rows(self.trainer.current_epoch), self.batch_size
+        if self.ranks.size == 1:
+            return BatchStream(self.cache, rows, size)
+        parts = self.shares.split(rows)
+        most = max(-(-len(part) // size) for part in parts)
+        return BatchStream(self.cache, parts[self.ranks.rank], size, most)

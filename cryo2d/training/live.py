@@ -23,6 +23,7 @@ from cryo2d.physics.preprocess import Preprocessor
 from cryo2d.training.datamodule import BatchStream, batch_size_of
 from cryo2d.training.interruption import Interruption
 from cryo2d.training.module import Classification
+from cryo2d.training.ranks import ALONE
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,8 @@ class LiveParticles(pl.LightningDataModule):
         self.held = GrowingParticles(str(feed.watch), seed)
         self.preprocessor: Preprocessor | None = None
         self.interruption = Interruption()
+        # one process: what comes is for all classes
+        self.ranks, self.shares = ALONE, None
         self._waiting: list[ParticleTable] = []
         self._arrived = feed.clock.now()
 

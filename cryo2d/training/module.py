@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from cryo2d.data.sampler import Plan
+from cryo2d.data.sampler import Plan, Shares
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
 from cryo2d.em.outlier import LIMIT, Gains, free_blob
@@ -22,6 +22,7 @@ from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import Transfer, WeightedImages, weigh
+from cryo2d.training.ranks import ALONE, Ranks, unpacked
 from cryo2d.training.summary import Step, VisitLog, summarize
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
 
@@ -76,6 +77,8 @@ class Classification(pl.LightningModule):
         halves: half-set of every particle ``[n]``.
         optics: optics group of every particle ``[n]``.
         pixel_size: of the working box (Angstrom).
+        ranks: the processes of the run.
+        shares: rows that each of them visits; None if there is one.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Classification(pl.LightningModule):
         halves: Tensor,
         optics: Tensor,
         pixel_size: float,
+        ranks: Ranks = ALONE,
+        shares: Shares | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -97,6 +102,7 @@ class Classification(pl.LightningModule):
         self.plan, self.settings = plan, settings
         self.make_optimizer = make_optimizer
         self.pixel_size = pixel_size
+        self.ranks, self.shares = ranks, shares
         self.summary: IterationSummary | None = None
         self.halves: Tensor
         self.optics: Tensor
@@ -159,7 +165,7 @@ class Classification(pl.LightningModule):
             )
         self._visits = VisitLog()
         # particles that kept their class, and particles that had one
-        self._kept = torch.zeros(2, dtype=torch.int64, device=self.device)
+        self._kept = torch.zeros(2, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
         self._junk = None
         if self.plan.is_full(iteration) and self._found:
@@ -173,7 +179,13 @@ class Classification(pl.LightningModule):
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
         """One chunk of particles: weigh, score, posterior, statistics; the last chunk steps."""
         iteration = self.current_epoch
-        uncertainty = self.settings.uncertainty(iteration)
+        if len(batch):
+            self._visit(batch, iteration)
+        if self.trainer.is_last_batch:
+            self._finish(iteration, self.settings.uncertainty(iteration))
+
+    def _visit(self, batch: ParticleBatch, iteration: int) -> None:
+        """Weigh particles, find their classes and poses, and keep what was found."""
         batch = replace(batch, scale=self.scale[batch.index])
         images = weigh(
             batch,
@@ -193,9 +205,8 @@ class Classification(pl.LightningModule):
                 if len(rows)
             ]
             found = Assignments.joined(parts)[torch.cat(members).argsort()]
+        self._count_kept(batch.index, found)
         self._record(batch.index, found)
-        if self.trainer.is_last_batch:
-            self._finish(iteration, uncertainty)
 
     def _references(self, iteration: int) -> tuple[Tensor, ...]:
         """The averages to align to ``[k y x]``: one for all, or one of each half-set."""
@@ -250,13 +261,16 @@ class Classification(pl.LightningModule):
         share = torch.bincount(self.optics, minlength=len(self.model.noise)) / len(self.optics)
         return share.to(self.model.noise) @ self.model.noise.log()
 
-    def _record(self, index: Tensor, found: Assignments) -> None:
-        """Keep what was found for the visited particles."""
-        self._visits.add(found)
+    def _count_kept(self, index: Tensor, found: Assignments) -> None:
+        """Count who had a class before, and who kept it."""
         if self._found:
             had_one = ~self._found["class_posterior"][index].isnan()
             same = self._found["class_index"][index] == found.class_index
             self._kept += torch.stack([same & had_one, had_one]).sum(1)
+
+    def _record(self, index: Tensor, found: Assignments) -> None:
+        """Keep what was found for the visited particles."""
+        self._visits.add(found)
         for field in fields(found):
             value = getattr(found, field.name)
             if field.name not in self._found:
@@ -275,7 +289,7 @@ class Classification(pl.LightningModule):
         optimizer = self.optimizers()
         gamma = float(optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
         full = self.plan.is_full(iteration)
-        stats = self.reduce(self._stats)
+        stats = self._shared(self._stats, iteration)
         band, log_noise = self._band(iteration), self._log_noise()
         solution: Solution = optimizer.step(  # type: ignore[call-arg, assignment, union-attr]
             stats=stats, iteration=iteration, whole=full
@@ -305,15 +319,25 @@ class Classification(pl.LightningModule):
         self.typical.fill_(float(self.gains.nanmedian()))
         self._stats, self._scorers = None, []
 
-    def reduce(self, stats: SufficientStats) -> SufficientStats:
-        """Sum of the statistics over all processes."""
-        if self.trainer.world_size == 1:
+    def _shared(self, stats: SufficientStats, iteration: int) -> SufficientStats:
+        """Sum of the statistics over the processes, which also tell what each has found."""
+        if self.ranks.size == 1 or self.shares is None:
             return stats
-        total = {
-            name: self.trainer.strategy.reduce(value, reduce_op="sum")
-            for name, value in stats.as_dict().items()
-        }
-        return SufficientStats(**total)
+        sums = stats.as_dict()
+        *total, self._kept = self.ranks.total([*sums.values(), self._kept])
+        rows = self.shares.split(self.plan.rows(iteration))
+        own = self._visits.matrix(self.device)
+        own = torch.cat((own, self.gains[rows[self.ranks.rank]][:, None]), dim=1)
+        self._visits = VisitLog()
+        parts = self.ranks.columns(own, [len(part) for part in rows])
+        for rank, (index, part) in enumerate(zip(rows, parts, strict=True)):
+            found = unpacked(part[:, :-1])
+            if rank == self.ranks.rank:
+                self._visits.add(found)
+            elif len(index):
+                self._record(index, found)
+                self.gains[index] = part[:, -1]
+        return SufficientStats(**dict(zip(sums, total, strict=True)))
 
     def _normalise_scale(self) -> None:
         """Mean scale 1 in each optics group: scale and averages stay apart. Then clipped."""

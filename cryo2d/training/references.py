@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryo2d.data.cache import ParticleSource
+from cryo2d.data.cache import ParticleSource, Total, alone
 from cryo2d.em.given import KeepPoses
-from cryo2d.em.seed import add_random, low_passed_averages
+from cryo2d.em.seed import add_to_classes, low_passed_averages, random_subsets
 from cryo2d.em.stats import SufficientStats
 from cryo2d.errors import InputError, Problem
 from cryo2d.geometry.fourier import fourier_resize
@@ -31,6 +31,7 @@ def random_references(
     batch_size: int,
     generator: torch.Generator,
     known: KeepPoses | None = None,
+    total: Total = alone,
 ) -> Tensor:
     """First averages ``[k y x]``: random subsets at random rotations, low-passed.
 
@@ -45,15 +46,22 @@ def random_references(
         batch_size: particles handled at once.
         generator: random numbers.
         known: poses of the particles, if they are not to be random.
+        total: sum over the processes that share the particles.
     """
     grid, device = frame.grid, cache.device
     stats = SufficientStats.zeros(grid, num_classes, len(noise), device)
-    for start in range(0, len(rows), batch_size):
-        batch = cache.batch(rows[start : start + batch_size])
+    # drawn for all of them, so that it does not matter who adds which
+    classes, psi = random_subsets(len(rows), num_classes, generator)
+    own = ((rows >= cache.rows.start) & (rows < cache.rows.stop)).nonzero()[:, 0]
+    for part in own.split(batch_size) if len(own) else ():
+        batch = cache.batch(rows[part])
         images = weigh(
             batch, grid, pixel_size=frame.pixel_size, noise=noise.to(device), transfer=transfer
         )
-        add_random(stats, grid, images, generator, known.of(images) if known else None)
+        turns, shift = known.of(images) if known else (psi[part], None)
+        add_to_classes(stats, grid, images, classes[part], turns, shift)
+    sums = stats.as_dict()
+    stats = SufficientStats(**dict(zip(sums, total(list(sums.values())), strict=True)))
     return low_passed_averages(
         stats, grid, frame.solvent, rings=frame.first_rings, scale=scale
     ).cpu()

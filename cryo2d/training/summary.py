@@ -8,6 +8,7 @@ from torch import Tensor
 from cryo2d.em.model import ClassModel
 from cryo2d.em.solve import Solution
 from cryo2d.geometry.shells import resolution_at
+from cryo2d.training.ranks import WIDTH, packed
 from cryo2d.types import Assignments, IterationSummary
 
 
@@ -20,6 +21,11 @@ class VisitLog:
     def add(self, found: Assignments) -> None:
         """Remember one batch."""
         self._parts.append(found)
+
+    def matrix(self, device: torch.device) -> Tensor:
+        """All batches as one matrix ``[n c]``; see :func:`cryo2d.training.ranks.packed`."""
+        none = torch.empty((0, WIDTH), device=device)
+        return torch.cat([none, *map(packed, self._parts)])
 
     def column(self, name: str) -> Tensor:
         """One column of all batches, on the CPU."""

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from cryo2d.data.sampler import VisitPlan, half_sets
+from cryo2d.data.sampler import Shares, VisitPlan, half_sets
 
 SIZES = [(100, 7), (100, 33), (100, 100), (10, 25), (1, 1)]
 
@@ -69,3 +70,22 @@ def test_half_sets_are_equal_and_random(count, seed):
         # not in step with the order of a pass either
         order = plan_of(count, count, seed=seed).rows(0)
         assert 0.2 < float((half[order].diff() == 0).float().mean()) < 0.8
+
+
+@pytest.mark.parametrize(("count", "size"), [(100, 3), (10, 10), (2, 5), (7, 1)])
+def test_every_particle_belongs_to_one_process(count, size):
+    shares = Shares.even(count, size)
+    rows = [row for rank in range(size) for row in shares.block(rank)]
+    assert rows == list(range(count))
+    lengths = [len(shares.block(rank)) for rank in range(size)]
+    assert max(lengths) - min(lengths) <= 1
+    visited = plan_of(count, 6).rows(3)
+    parts = shares.split(visited)
+    assert sorted(torch.cat(parts).tolist()) == sorted(visited.tolist())
+    for rank, part in enumerate(parts):
+        assert set(part.tolist()) <= set(shares.block(rank))
+
+
+def test_rows_that_are_taken_out_leave_their_block():
+    shares = Shares.even(9, 3).without(np.array([8, 0, 3, 4, 5]))
+    assert [list(shares.block(rank)) for rank in range(3)] == [[0, 1], [], [2, 3]]

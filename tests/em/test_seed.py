@@ -5,7 +5,7 @@ import torch
 from reference import pictures
 from synthetic import NoMask, synthetic
 
-from cryo2d.em.seed import add_random, low_passed_averages, random_subsets
+from cryo2d.em.seed import add_to_classes, low_passed_averages, random_subsets
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.solvent import SolventMask
@@ -30,7 +30,7 @@ def test_random_subsets_are_even_and_repeatable():
 def test_every_particle_is_used_once(device):
     data = synthetic(20)
     stats = SufficientStats.zeros(data.grid, 4, 1, device)
-    add_random(stats, data.grid, data.weighted(device), generator())
+    add_to_classes(stats, data.grid, data.weighted(device), *random_subsets(20, 4, generator()))
     torch.testing.assert_close(stats.count.sum(0), torch.full((4,), 5.0, device=device))
     assert float(stats.den.min()) >= 0
 
@@ -55,7 +55,7 @@ def test_low_pass_falls_to_a_half(device):
 def test_first_averages_are_inside_the_mask(box, device):
     data = synthetic(20, box=box)
     stats = SufficientStats.zeros(data.grid, 4, 1, device)
-    add_random(stats, data.grid, data.weighted(device), generator())
+    add_to_classes(stats, data.grid, data.weighted(device), *random_subsets(20, 4, generator()))
     solvent = SolventMask(box, 10.0, 13.0)
     found = low_passed_averages(stats, data.grid, solvent, rings=5.0)
     assert found.shape == (4, box, box)

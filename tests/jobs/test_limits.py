@@ -6,7 +6,8 @@ import pytest
 from truth import composed, simulated
 
 from cryo2d.errors import InputError
-from cryo2d.jobs.classify import frame_of, load, run
+from cryo2d.jobs.classify import frame_of, run
+from cryo2d.jobs.particles import load, with_particles
 
 BOX, PIXEL = 40, 5.0  # 200 A
 
@@ -20,7 +21,7 @@ def star(tmp_path_factory):
 
 def frame(star, folder, *typed):
     cfg = composed(f"data.path={star}", "model.num_classes=2", *typed)
-    table, _ = load(cfg, folder)
+    table, _ = load(with_particles(cfg, folder))
     return frame_of(cfg, table)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from cryo2d.jobs.rules import (
     Choice,
-    Device,
+    Devices,
     Even,
     Flag,
     Object,
@@ -26,7 +26,7 @@ ACCEPTED = [
     (Choice("full", "flip"), ["full", "flip"], ["Full", "", None, 1]),
     (Several(Text()), ["a", [], ["a", "b"]], [[""], [1], None]),
     (OrNull(Whole()), [None, 0], [-1, "null"]),
-    (Device(), [1, [0], [3]], [0, 2, True, [], [0, 1], [-1], "1"]),
+    (Devices(), [1, 2, "auto", [0], [3, 1]], [0, -1, True, [], [0, 0], [-1], "1", "all"]),
     (Object(), [{"_target_": "a.B", "x": 1}], [{}, {"x": 1}, {"_target_": 1}, None, 3]),
     (Objects(), [{}, {"a": {"_target_": "a.B"}}], [{"a": {}}, {"a": 1}, None, []]),
 ]
