@@ -15,6 +15,7 @@ from cryo2d.errors import InputError, Problem
 from cryo2d.jobs import classify, handbook, record, settings, targets
 from cryo2d.jobs.delivery import Delivery
 from cryo2d.jobs.finished import FinishedRun, finished_runs
+from cryo2d.jobs.particles import load
 from cryo2d.jobs.repetition import Repetition, pose_shift, repetition
 from cryo2d.training.callbacks.export import given_settings
 from cryo2d.training.drawing.classes import number
@@ -69,7 +70,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
             of other packages, or if its particles have changed.
     """
     earlier = recorded(Path(to_absolute_path(cfg.run)), cfg.trusted)
-    notes = input_notes(earlier, run_dir, refuse=not cfg.changed_input)
+    notes = input_notes(earlier, refuse=not cfg.changed_input)
     folder = run_dir / RUN
     prepare(earlier, folder)
     classify.fitted(earlier.cfg, folder)
@@ -120,7 +121,7 @@ def recorded(folder: Path, trusted: Any) -> Recorded:
     return Recorded(folder, cfg, facts)
 
 
-def input_notes(earlier: Recorded, run_dir: Path, *, refuse: bool) -> list[str]:
+def input_notes(earlier: Recorded, *, refuse: bool) -> list[str]:
     """What differs between the input of a run and what is there now.
 
     Raises:
@@ -131,7 +132,7 @@ def input_notes(earlier: Recorded, run_dir: Path, *, refuse: bool) -> list[str]:
         return []
     if known is None:
         return ["The run did not record what its input was: the same files are taken for granted."]
-    table, _ = classify.load(earlier.cfg, run_dir)
+    table, _ = load(earlier.cfg)
     now = fingerprint(table, classify.input_files(earlier.cfg))
     changed = [name for name in {**known, **now} if known.get(name) != now.get(name)]
     if changed and refuse:
