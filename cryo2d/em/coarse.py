@@ -34,6 +34,17 @@ class CoarseBest:
 
 ImageParts = tuple[Tensor, Tensor]  # even and odd angular orders, real and imaginary [m 2s n]
 
+BLOCK = 128  # images whose scores with one class stay in the caches of a CPU
+
+
+def in_blocks(images: ImageParts) -> list[ImageParts]:
+    """The images as few at a time as suits the device."""
+    even, odd = images
+    if even.is_cuda:
+        return [images]
+    blocks = zip(even.split(BLOCK, dim=-1), odd.split(BLOCK, dim=-1), strict=True)
+    return [(first.contiguous(), second.contiguous()) for first, second in blocks]
+
 
 class CoarseBank:
     """References prepared for the dense search: every class at every class-frame shift.
@@ -86,9 +97,13 @@ class CoarseBank:
 
     def best(self, images: ImageParts) -> CoarseBest:
         """Best rotation and shift of every class."""
+        found = [self._best_of_block(block) for block in in_blocks(images)]
+        return CoarseBest(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+    def _best_of_block(self, images: ImageParts) -> list[Tensor]:
+        """Score, rotation and shift index of every class, ``[n k]`` each."""
         found = [self._best_of_class(images, k) for k in range(self.num_classes)]
-        cross, psi, shift = (torch.stack(column, dim=1) for column in zip(*found, strict=True))
-        return CoarseBest(cross, psi, shift)
+        return [torch.stack(column, dim=1) for column in zip(*found, strict=True)]
 
     def _half_turn(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor]:
         """Parts of the score that keep and change their sign under a half turn ``[r/2 t*n]``."""
@@ -103,10 +118,11 @@ class CoarseBank:
         """Maximum over rotation and shift: score, rotation, shift index, ``[n]`` each."""
         num = images[0].shape[-1]
         keep, change = self._half_turn(images, k)
-        over_rotation, rotation = (keep + change.abs()).max(dim=0)
-        best, t = over_rotation.view(self.num_shifts, num).max(dim=0)
+        score = change.abs().add_(keep)
+        # the place of a maximum takes far longer to find than its value: only in the best shift
+        best, t = score.amax(dim=0).view(self.num_shifts, num).max(dim=0)
         column = t * num + torch.arange(num, device=t.device)
-        r = rotation[column]
+        r = score[:, column].argmax(dim=0)
         return best, self.psi[r] + math.pi * (change[r, column] < 0), t
 
     def scores(self, images: ImageParts, k: int) -> Tensor:

@@ -149,20 +149,25 @@ class PolarGrid:
 
     def harmonics(self, rings: Tensor) -> Tensor:
         """Circular harmonics c_m, m = 0 .. num_angles - 1: ``[... a s]`` -> ``[... m s]``."""
-        half = self.num_angles // 2
-        even = torch.fft.rfft(rings.real, dim=-2, norm="forward")[..., :half, :]
-        turn = 1j * torch.exp(-1j * self.angles.to(rings.device))[:, None]
-        odd = torch.fft.fft(rings.imag * turn, dim=-2, norm="forward")[..., :half, :]
-        return torch.stack((even, odd), dim=-2).flatten(-3, -2)
+        # real and imaginary part have the even and the odd orders: their sum, a real function on
+        # the full circle, has both
+        real, imaginary = rings.real, rings.imag
+        circle = torch.cat((real + imaginary, real - imaginary), dim=-2)
+        orders = torch.fft.rfft(circle, dim=-2, norm="forward")[..., : self.num_angles, :]
+        return orders * self._parity.to(rings.device)
 
     def from_harmonics(self, harmonics: Tensor) -> Tensor:
         """Polar samples from circular harmonics, the inverse of :meth:`harmonics`."""
         count = self.num_angles
-        even, odd = harmonics[..., 0::2, :], harmonics[..., 1::2, :]
-        real = torch.fft.irfft(even, n=count, dim=-2, norm="forward")
-        turn = 2.0 * torch.exp(1j * self.angles.to(harmonics.device))[:, None]
-        imaginary = (turn * torch.fft.ifft(odd, n=count, dim=-2, norm="forward")).imag
-        return torch.complex(real, imaginary)
+        orders = harmonics * (0.5 * self._parity.conj()).to(harmonics.device)
+        circle = torch.fft.irfft(orders, n=2 * count, dim=-2, norm="forward")
+        first, second = circle[..., :count, :], circle[..., count:, :]
+        return torch.complex(first + second, first - second)
+
+    @cached_property
+    def _parity(self) -> Tensor:
+        """1 for even angular orders and i for odd ones ``[m 1]``."""
+        return torch.tensor([1.0, 1.0j]).repeat(self.num_angles // 2)[:, None]
 
     def harmonic_weights(self) -> Tensor:
         """Multiplicity of each angular order ``[m]``: 1 for m = 0, else 2."""

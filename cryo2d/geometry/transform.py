@@ -26,10 +26,17 @@ def rotate_vector(vector: Tensor, psi: Tensor) -> Tensor:
 
 def shift_phase(grid: PolarGrid, shift: Tensor) -> Tensor:
     """Factor that shifts images by ``shift`` ``[... 2]`` (pixel): ``[... a s]`` complex64."""
-    fx, fy = (f.to(shift.device) for f in grid.frequencies)
-    turn = shift[..., 0, None, None] * fx + shift[..., 1, None, None] * fy
-    turn = turn * (-2.0 * math.pi)
-    return torch.complex(turn.cos(), turn.sin())
+    fx, fy = (f[:, 0].to(shift.device) for f in grid.frequencies)
+    turn = (shift[..., 0, None] * fx + shift[..., 1, None] * fy) * (-2.0 * math.pi)
+    phase = torch.empty((*turn.shape, grid.num_rings), dtype=torch.complex64, device=turn.device)
+    phase[..., 0] = torch.complex(turn.cos(), turn.sin())
+    # ring j turns j times as far as the first: powers cost less than sines
+    done = 1
+    while done < grid.num_rings:
+        more = min(done, grid.num_rings - done)
+        phase[..., done : done + more] = phase[..., :more] * phase[..., done - 1 : done]
+        done += more
+    return phase
 
 
 def rotation_phase(psi: Tensor, num_orders: int) -> Tensor:
