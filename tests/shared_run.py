@@ -63,6 +63,8 @@ def module_of(data: Synthetic, plan: VisitPlan, parts: Part) -> Classification:
         scale_per_particle=True,
         hard_last=False,
         gather_junk=True,
+        independent=1.0,
+        parting=ONLINE,
         perturb_poses=True,
         seed=7,
     )

@@ -152,7 +152,9 @@ class Particles(pl.LightningDataModule):
         if self.cache is not None:
             return self.cache
         block = self.shares.block(self.ranks.rank)
-        table = self.table.take(np.array(block)) if self.ranks.size > 1 else self.table
+        table = self.table
+        if self.ranks.size > 1:
+            table = table.take(np.arange(block.start, block.stop))
         particles = PreparedParticles(
             table, self.preprocessor, self.threads, self.int8_signed, self.device
         )
