@@ -82,6 +82,31 @@ def test_links_lead_somewhere_and_settings_exist(path):
         assert any(is_known(job, key.rstrip(".")) for job in SETTINGS), key
 
 
+@pytest.mark.parametrize("job", sorted(SETTINGS))
+def test_every_job_has_a_page_with_a_picture_and_a_command(job):
+    page = ROOT / "docs" / f"{job}.md"
+    assert f"({page.name})" in (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert re.search(r"!\[[^\]]+\]\(images/\w+\.png\)", text)
+    command = r"cryo2d( -m)? (\w+\.)?\w+=" if job == "classify" else rf"cryo2d {job}\b"
+    assert any(re.search(command, block) for block in blocks(page, "bash"))
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"({name})" not in index} == set()
+
+
+def test_pictures_are_shown_and_small():
+    pictures = sorted((ROOT / "docs" / "images").iterdir())
+    texts = "".join(p.read_text(encoding="utf-8") for p in [*PAGES, ROOT / "README.md"])
+    assert [path.name for path in pictures if f"images/{path.name}" not in texts] == []
+    sizes = [path.stat().st_size for path in pictures]
+    assert max(sizes) < 300_000
+    assert sum(sizes) < 4_000_000
+
+
 def test_a_method_of_ones_own_is_used(own, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(own))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):

@@ -115,6 +115,12 @@ def test_one_command_line_gives_the_same_files_bit_for_bit(project):
             assert str(one[name]) == str(two[name]), name
 
 
+def test_the_documentation_names_what_may_differ():
+    page = Path(__file__).parents[2] / "docs" / "rerun.md"
+    text = page.read_text(encoding="utf-8")
+    assert [name for name in EXCEPTIONS if f"`{name}`" not in text] == []
+
+
 def test_a_run_is_repeated(project, tmp_path, capsys):
     found, manifest = again(project / "first", tmp_path / "out")
     assert found == 1
