@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from cryo2d.cli import config_dir
-from cryo2d.jobs import overrides
+from cryo2d.jobs import external, overrides
 from cryo2d.jobs.settings import SETTINGS, is_known
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +55,15 @@ def own(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_commands_compose(page, command, own):
     words = shlex.split(command.removeprefix("PYTHONPATH=. "))[1:]
+    if external.is_external(words):
+        words = external.as_overrides(words)
+    if "--help" in words:
+        assert words in (["--help"], [words[0], "--help"])
+        assert words[0] in ("--help", *SETTINGS)
+        return
+    if "--cfg" in words:
+        assert words[-2:] == ["--cfg", "job"]
+        words = words[:-2]
     extra = None
     if "--config-dir" in words:
         place = words.index("--config-dir")

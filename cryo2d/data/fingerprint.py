@@ -9,14 +9,16 @@ import numpy as np
 
 from cryo2d.io.particles import ParticleTable
 
-PIECE = 1 << 16
-PIECES = 9
+PIECE = 1 << 14
+MOST_PIECES = 9
+ALL_PIECES = 1000
+"""Pieces of all stacks together, but at least one of each: opening thousands takes long enough."""
 
 
 def fingerprint(table: ParticleTable, files: Sequence[str | Path]) -> dict[str, str]:
     """Hashes of the files that a run reads, each under a name.
 
-    Metadata are read whole. Of every stack the length counts and nine pieces of 64 KiB, spread
+    Metadata are read whole. Of every stack its length and up to nine pieces of 16 KiB count, spread
     evenly over it: enough to tell other images apart, and quick on terabytes.
 
     Args:
@@ -26,8 +28,9 @@ def fingerprint(table: ParticleTable, files: Sequence[str | Path]) -> dict[str, 
     used = [table.stacks[i] for i in np.unique(table.stack_id).tolist()]
     size = sum(os.stat(path).st_size for path in used)
     digest = hashlib.sha256()
+    pieces = max(1, min(MOST_PIECES, ALL_PIECES // max(len(used), 1)))
     for path in used:
-        _add_stack(digest, path)
+        _add_stack(digest, path, pieces)
     found: dict[str, str] = {}
     for path in map(Path, files):
         # files of one name from several folders share an entry
@@ -41,12 +44,14 @@ def _content(path: Path) -> str:
         return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _add_stack(digest: "hashlib._Hash", path: str) -> None:
+def _add_stack(digest: "hashlib._Hash", path: str, pieces: int) -> None:
     """Length and pieces of a stack."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(f"{size}:".encode())
         last = max(size - PIECE, 0)
-        for place in sorted({last * i // (PIECES - 1) for i in range(PIECES)}):
+        # one piece alone is from the middle, several begin and end with the file
+        steps = [last // 2] if pieces == 1 else [last * i // (pieces - 1) for i in range(pieces)]
+        for place in sorted(set(steps)):
             file.seek(place)
             digest.update(file.read(PIECE))
