@@ -198,16 +198,9 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
     """Lightning's trainer with the loggers and callbacks of the configuration."""
     total = cfg.optimizer.iterations + cfg.optimizer.full_iterations
     if total < 1:
-        raise InputError(
-            [
-                Problem(
-                    "command line",
-                    "optimizer.iterations=0 and optimizer.full_iterations=0",
-                    "at least one iteration",
-                    "raise one of them",
-                )
-            ]
-        )
+        found = "optimizer.iterations=0 and optimizer.full_iterations=0"
+        expected, action = "at least one iteration", "raise one of them"
+        raise InputError([Problem("command line", found, expected, action)])
     try:
         return instantiate(
             cfg.hardware.trainer,
