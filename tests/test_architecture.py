@@ -83,7 +83,7 @@ def test_the_text_is_plain(path):
 def test_the_tests_mirror_the_package():
     folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS}
     packages = {path.parent.relative_to(ROOT / "cryo2d") for path in PACKAGE}
-    assert folders - packages - {Path("benchmarks")} == set()
+    assert folders - packages - {Path("benchmarks"), Path("fuzz")} == set()
     assert [relative(path) for path in TESTS if path.name == "__init__.py"] == []
 
 
