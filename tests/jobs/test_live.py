@@ -182,6 +182,7 @@ def test_a_source_without_particles_is_named(tmp_path, clock):
         "model.align_filaments=true",
         "watch=x.cs",
         "data.path=x",
+        "hardware.devices=2",
     ],
 )
 def test_what_needs_all_particles_is_refused(pieces, clock, tmp_path, setting):
