@@ -23,6 +23,7 @@ from cryo2d.jobs.conflicts import as_typed
 from cryo2d.jobs.limits import check_classes
 from cryo2d.jobs.particles import preprocessor_of, threads_of
 from cryo2d.training.assembly import Frame
+from cryo2d.training.callbacks.page import waiting_page, write_page
 from cryo2d.training.hardware import number_of
 from cryo2d.training.live import STOP, LiveClassification, LiveParticles
 from cryo2d.training.loggers import log_settings
@@ -68,6 +69,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     log_settings(trainer.loggers, told_settings(cfg))
     particles = particles_of(cfg, run_dir, trainer.strategy.root_device)
     particles.interruption.listen()
+    begin_page(cfg, particles)
     try:
         if checkpoint is not None:
             particles.receive(particles.feed.restore(Path(checkpoint).parents[1] / DELIVERIES))
@@ -87,6 +89,18 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     log.info("cryo2d live resume=%s goes on from here.", run_dir)
     assert module.summary is not None
     return float(module.summary.class_resolution[:, 0].median())
+
+
+def begin_page(cfg: DictConfig, particles: LiveParticles) -> None:
+    """Write the page that says what is waited for, if there is to be one."""
+    page = (cfg.callbacks or {}).get("page")
+    if page is not None:
+        write_page(particles.folder, waiting_page(particles.feed.watch, least(cfg), page.every))
+
+
+def least(cfg: DictConfig) -> int:
+    """Particles that it begins with."""
+    return int(cfg.live.first or FIRST_PER_CLASS * cfg.model.num_classes)
 
 
 def check_fixed(cfg: DictConfig) -> None:
@@ -159,9 +173,9 @@ def opened(cfg: DictConfig, particles: LiveParticles) -> Frame:
         InputError: if the source ends without enough of them.
         SystemExit: if it is stopped before.
     """
-    least = cfg.live.first or FIRST_PER_CLASS * cfg.model.num_classes
-    log.info("Waiting for %s particles in %s.", f"{least:,}", particles.feed.watch)
-    particles.wait(lambda: particles.arrived >= least)
+    first = least(cfg)
+    log.info("Waiting for %s particles in %s.", f"{first:,}", particles.feed.watch)
+    particles.wait(lambda: particles.arrived >= first)
     table = particles.waiting
     if particles.interruption.asked and particles.arrived < cfg.model.num_classes:
         raise SystemExit(STOPPED)

@@ -31,7 +31,7 @@ HELD_OUT = (
 
 COLUMNS = ("share", "likeness", "clutter", "group")
 LEAST = 5  # particles of a class that counts
-LOWER = 3  # times the gap below the least likeness
+WORSE = 3  # times the gap beyond a limit a class is surely bad
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Standard:
             & (lessons.clutter <= self.max_clutter - gap)
         )
         below = (
-            (lessons.share < self.min_good - 2 * gap)
-            | (lessons.likeness < self.min_likeness - LOWER * gap)
-            | (lessons.clutter > self.max_clutter + gap)
+            (lessons.share < self.min_good - WORSE * gap)
+            | (lessons.likeness < self.min_likeness - WORSE * gap)
+            | (lessons.clutter > self.max_clutter + WORSE * gap)
         )
         return above | below
 

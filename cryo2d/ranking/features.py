@@ -38,6 +38,8 @@ FEATURES: Mapping[str, int] = {
     "fine_focus": 1,
     "off_centre": -1,
     "rim": -1,
+    "beyond": -1,
+    "second": -1,
     "apart": -1,
     "pieces": -1,
     "size": 0,
@@ -56,6 +58,9 @@ HELD = 0.9  # of the brightness lies within a particle's extent
 BRIGHT = 0.3  # of the way from the solvent to the brightest pixels
 FINEST = 8.0  # wavelengths across a particle that detail is looked for at
 COARSEST = 1.0
+LEAST = 6  # pixels of anything
+CORE = 0.4  # of the brightness lies surely within the particles
+FADED = 0.12  # of the brightest circle: where the particles end
 BANDS = {"first_rings": (0.0, 1.7), "middle_rings": (1.7, 3.5), "last_rings": (3.5, FINEST)}
 
 
@@ -64,6 +69,7 @@ class Shape:
     """The bright part of one average.
 
     Attributes:
+        level: of the solvent at the rim.
         height: brightest above solvent.
         solvent: deviation of the solvent at the rim.
         extent: diameter of the circle that holds most of the brightness (pixel).
@@ -77,6 +83,7 @@ class Shape:
         around: those and a margin.
     """
 
+    level: float
     height: float
     solvent: float
     extent: float
@@ -131,8 +138,7 @@ class Averages:
     @cached_property
     def shapes(self) -> list[Shape]:
         """Of every class."""
-        smooth = max(0.7, self.support / 20.0)
-        return [self._shape(image, gaussian_filter(image, smooth)) for image in self.images]
+        return [self._shape(image, low) for image, low in zip(self.images, self.low, strict=True)]
 
     def _shape(self, image: Array, low: Array) -> Shape:
         inside = self.radius <= self.support
@@ -161,6 +167,7 @@ class Averages:
         core = far <= 0.25 * extent
         mean = float(low[main].mean()) - level if main.any() else height
         return Shape(
+            level=level,
             height=height,
             solvent=float((image - low)[rim].std() + low[rim].std()),
             extent=float(extent),
@@ -184,6 +191,30 @@ class Averages:
         order = np.argsort(found)
         share = np.cumsum(weight[order])
         return float(max(found[order][np.searchsorted(share, 0.5 * share[-1])], 3.0))
+
+    @cached_property
+    def reach(self) -> float:
+        """Radius where the mean of all classes has faded, or where neighbours begin (pixel)."""
+        ring = np.rint(self.radius).astype(int).ravel()
+        size = int(min(self.support, len(self.images[0]) // 2)) + 1
+        inside, number = ring < size, np.bincount(ring)[:size]
+        bright = np.zeros(size)
+        for image, shape, used in zip(self.low, self.shapes, self.used, strict=True):
+            if used:
+                above = np.maximum(image - shape.level, 0.0).ravel()[inside] / shape.height
+                bright += np.bincount(ring[inside], above)
+        profile = gaussian_filter(bright / number, 1.0, mode="nearest")
+        held = np.cumsum(bright) / max(bright.sum(), 1e-30)
+        first = int(np.searchsorted(held, CORE))
+        after = profile[first:]
+        ends = (after < FADED * profile.max()) | (np.diff(after, append=after[-1:]) > 0)
+        return float(max(first + int(ends.argmax() if ends.any() else len(after)), 3))
+
+    @cached_property
+    def low(self) -> Array:
+        """Low-passed, ``[k y x]``."""
+        smooth = max(0.7, self.support / 20.0)
+        return np.stack([gaussian_filter(image, smooth) for image in self.images])
 
     @cached_property
     def spectrum(self) -> tuple[Array, Array]:
@@ -217,9 +248,11 @@ def _numbers(seen: Averages) -> dict[str, Array]:
         waves = seen.classes.rings.frequency * length
         frc = np.clip(np.nan_to_num(seen.classes.rings.frc), 0.0, 1.0)
         step = waves[0] if len(waves) else 1.0
-        # rings beyond the last one of a coarse average count as without agreement
-        found["overall"] = frc.mean(1)
-        found["waves"] = np.full(size, np.log(max(waves.max(initial=0.0), 1.0)))
+        # rings beyond the last one of a coarse average count as without agreement; finer ones
+        # than are looked for do not count, or a run to a high resolution would be judged harshly
+        looked = waves <= FINEST
+        found["overall"] = frc[:, looked].mean(1) if looked.any() else np.zeros(size)
+        found["waves"] = np.full(size, np.log(np.clip(waves.max(initial=0.0), 1.0, FINEST)))
         found["agreement"] = np.log(0.3 + frc[:, waves <= FINEST].sum(1) * step)
         for name, (low, high) in BANDS.items():
             band = (waves >= low) & (waves <= high)
@@ -246,6 +279,8 @@ def _pictures(seen: Averages) -> dict[str, Array]:
         "contrast": np.clip(np.log(height / np.maximum(shape["solvent"], 1e-30)), -1.0, 5.0),
         "edges": np.log(np.clip(shape["edge"] * seen.extent, 0.3, 30.0)),
         "off_centre": np.sqrt(np.clip(shape["centre"] / seen.extent, 0.0, 1.0)),
+        "beyond": _beyond(seen),
+        "second": _second(seen),
         "rim": (seen.images**2 * outer).sum((1, 2)) / np.maximum(power, 1e-30),
         "apart": shape["apart"],
         "pieces": np.log(np.clip(shape["pieces"], 1, 8)),
@@ -255,6 +290,38 @@ def _pictures(seen: Averages) -> dict[str, Array]:
         "compactness": np.clip(extent / np.maximum(2.0 * shape["reach"], 1.0), 0.0, 1.2),
         "hollow": np.clip(shape["hollow"], -1.0, 2.0),
     }
+
+
+def _beyond(seen: Averages) -> Array:
+    """Square root of the brightness beyond the reach of the particles, over that within ``[k]``."""
+    near = seen.radius <= 1.1 * seen.reach
+    far = ~near & (seen.radius <= seen.support)
+    if far.sum() < LEAST:
+        return np.full(len(seen.images), np.nan)
+    level = np.array([shape.level for shape in seen.shapes])[:, None]
+    inside, outside = (np.maximum(seen.low[:, part] - level, 0.0).sum(1) for part in (near, far))
+    return np.sqrt(np.clip(outside / np.maximum(inside, 1e-30), 0.0, 1.0))
+
+
+def _second(seen: Averages) -> Array:
+    """How clearly something beyond the reach of the particles stands alone ``[k]``.
+
+    The share of brightness levels at which a part of the average whose middle lies out there is not
+    connected with any other; 1 if it is as bright as the particle and there is solvent between.
+    """
+    least = max(LEAST, 0.015 * np.pi * seen.reach**2)
+    levels = np.linspace(0.15, 0.9, 16)
+    found = []
+    for low, shape in zip(seen.low, seen.shapes, strict=True):
+        alone = 0
+        for level in levels:
+            bright = (low - shape.level > level * shape.height) & (seen.radius <= seen.support)
+            parts, number = label(bright, np.ones((3, 3)))
+            area = np.bincount(parts.ravel(), minlength=number + 1)[1:]
+            away = np.bincount(parts.ravel(), seen.radius.ravel(), number + 1)[1:]
+            alone += bool(((area >= least) & (away > seen.reach * area)).any())
+        found.append(alone / len(levels))
+    return np.array(found)
 
 
 def _spectra(seen: Averages) -> dict[str, Array]:

@@ -27,8 +27,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "little contrast, nearly empty": ("contrast", "strength"),
     "blurred edges, little detail": ("edges", "detail", "slope", "focus", "fine_focus"),
     "off-centre": ("off_centre",),
-    "neighbours at the rim": ("rim",),
-    "in several pieces, or with a neighbour": ("apart", "pieces"),
+    "neighbours": ("rim", "beyond", "second"),
+    "in several pieces": ("apart", "pieces"),
     "unlike the others in size": ("size", "odd_size", "filling"),
     "shapeless": ("compactness", "hollow", "turning"),
     "noise beyond its resolution (overfitted)": ("unsupported",),
@@ -39,7 +39,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 EMPTY, FINE = "no particles", "no fault found"
 NOTABLE = 0.7  # parts of the log odds from here on are a reason
 MOST_REASONS = 3
-REMARKS = ("off-centre", "neighbours at the rim", "in several pieces, or with a neighbour")
+REMARKS = ("off-centre", "neighbours", "in several pieces")
 REMARKABLE = 1.15  # deviations worse than in good classes from which these are always said
 CLEAR = 0.9  # from this score on nothing is held against a class
 WIDEST = 2.5  # deviations from the mean beyond which more does not count

@@ -89,6 +89,8 @@ def test_particles_are_classified_as_they_come(pieces, clock, tmp_path):
 
     def late() -> None:
         assert (done / "class_averages.mrcs").is_file()
+        page = (done / "report.html").read_text()
+        assert "location.reload()" in page
         pieces.deliver(2, group="late")
         pieces.stack(3, cut=100)
         pieces.star(3)
@@ -108,6 +110,7 @@ def test_particles_are_classified_as_they_come(pieces, clock, tmp_path):
     assert np.unique(table.alignment.class_index).max() < CLASSES
     listed = json.loads((done / "manifest.json").read_text())
     assert listed["particles"]["classified"] == 5 * SIZE - 5
+    assert "location.reload()" not in (done / "report.html").read_text()
     rows = read_rows(done / "metrics.csv")
     assert [row["full"] for row in rows] == [0.0] * (len(rows) - 1) + [1.0]
     assert rows[-1]["particles"] == 5 * SIZE - 5
@@ -172,6 +175,8 @@ def test_a_source_without_particles_is_named(tmp_path, clock):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no particles"):
         run(tmp_path / "empty", tmp_path / "run", "live.idle=50")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"Waiting for the first {2 * SIZE} particles" in page
 
 
 @pytest.mark.parametrize(

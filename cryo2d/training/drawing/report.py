@@ -120,6 +120,7 @@ class Report:
         versions: package -> version.
         files: name -> size in bytes.
         command: a command line to copy, and what it is.
+        reload: time after which a browser reads the page again (s); 0 for a page that stays.
     """
 
     title: str
@@ -133,6 +134,7 @@ class Report:
     versions: Mapping[str, str]
     files: Mapping[str, int]
     command: tuple[str, str] = ("", "")
+    reload: float = 0.0
 
     @property
     def sections(self) -> list[tuple[str, list[Picture]]]:
