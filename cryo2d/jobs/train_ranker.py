@@ -31,6 +31,7 @@ HELD_OUT = (
 
 COLUMNS = ("share", "likeness", "clutter", "group")
 LEAST = 5  # particles of a class that counts
+CROWDED = 4.0  # weight of a class that would be good without its neighbours
 WORSE = 3  # times the gap beyond a limit a class is surely bad
 
 
@@ -54,6 +55,11 @@ class Standard:
         """Which classes are good ``[k]``."""
         share, likeness = lessons.share >= self.min_good, lessons.likeness >= self.min_likeness
         return share & likeness & (lessons.clutter <= self.max_clutter)
+
+    def weight(self, lessons: "Lessons") -> NDArray:
+        """How much each class counts ``[k]``: there are few whose only fault is what is beside."""
+        share, likeness = lessons.share >= self.min_good, lessons.likeness >= self.min_likeness
+        return np.where(share & likeness & ~self.good(lessons), CROWDED, 1.0)
 
     def clear(self, lessons: "Lessons") -> NDArray:
         """Which classes are surely good or surely bad ``[k]``."""
@@ -163,7 +169,8 @@ def teach(lessons: Lessons, standard: Standard, command: str, folder: Path) -> f
         action = "simulate more (classifications=80)"
         raise InputError([Problem("settings", found, "some dozens of each", action)])
     fit = Fit()
-    odds = held_out(lessons.features, good, clear, lessons.group, fit)
+    weight = standard.weight(lessons)
+    odds = held_out(lessons.features, good, clear, lessons.group, fit, weight)
     rows = {"all": clear}
     for group, names in enumerate(HELD_OUT):
         own = clear & (lessons.group == group)
@@ -178,7 +185,7 @@ def teach(lessons: Lessons, standard: Standard, command: str, folder: Path) -> f
         "held_out_auc": {name: round(value, 4) for name, value in areas.items()},
     }
     used = lessons[clear]
-    ranker = fit(used.features, good[clear], about)
+    ranker = fit(used.features, good[clear], about, weight[clear])
     named = {f"{name}: AUC {areas[name]:.3f}": curve for name, curve in curves.items()}
     contents = {
         "ranker.json": ranker.text().encode(),

@@ -206,6 +206,9 @@ class Averages:
         profile = gaussian_filter(bright / number, 1.0, mode="nearest")
         held = np.cumsum(bright) / max(bright.sum(), 1e-30)
         first = int(np.searchsorted(held, CORE))
+        # in a hollow particle that is before its wall
+        while first + 1 < size and profile[first + 1] > profile[first]:
+            first += 1
         after = profile[first:]
         ends = (after < FADED * profile.max()) | (np.diff(after, append=after[-1:]) > 0)
         return float(max(first + int(ends.argmax() if ends.any() else len(after)), 3))

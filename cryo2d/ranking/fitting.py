@@ -39,7 +39,11 @@ class Fit:
     seed: int = 0
 
     def __call__(
-        self, features: Mapping[str, Array], good: Array, about: Mapping[str, Any]
+        self,
+        features: Mapping[str, Array],
+        good: Array,
+        about: Mapping[str, Any],
+        weight: Array | None = None,
     ) -> Ranker:
         """Fit.
 
@@ -47,7 +51,9 @@ class Fit:
             features: by name ``[k]`` each.
             good: which classes are good ``[k]`` (bool).
             about: what the ranker says of itself.
+            weight: of each class ``[k]``; None for equal ones.
         """
+        weight = np.ones(len(good)) if weight is None else weight
         names = tuple(features)
         values = np.stack([features[name] for name in names], axis=1)
         known = np.isfinite(values)
@@ -60,7 +66,7 @@ class Fit:
         inputs = standardised(values, mean, deviation, sign)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            parts = [self._network(inputs, good, directed) for _ in range(self.networks)]
+            parts = [self._network(inputs, good, weight, directed) for _ in range(self.networks)]
         first, bias, second, offset = zip(*parts, strict=True)
         return Ranker(
             features=names,
@@ -75,10 +81,10 @@ class Fit:
         )
 
     def _network(
-        self, inputs: Array, good: Array, directed: Tensor
+        self, inputs: Array, good: Array, weight: Array, directed: Tensor
     ) -> tuple[Array, Array, Array, float]:
         """Weights of one network: first, bias, second and offset."""
-        data, target = torch.from_numpy(inputs).float(), torch.from_numpy(good).float()
+        data, target, counted = (torch.from_numpy(v).float() for v in (inputs, good, weight))
         first = 0.2 * torch.randn(inputs.shape[1], self.units)
         first = torch.where(directed[:, None], first.abs(), first).requires_grad_()
         bias = (0.5 * torch.randn(self.units)).requires_grad_()
@@ -89,7 +95,7 @@ class Fit:
             optimizer.zero_grad()
             seen = data + self.noise * torch.randn_like(data)
             odds = torch.tanh(seen @ first + bias) @ second + offset
-            loss = binary_cross_entropy_with_logits(odds, target)
+            loss = binary_cross_entropy_with_logits(odds, target, counted)
             loss = loss + self.penalty * (first.square().sum() + second.square().sum())
             loss.backward()
             optimizer.step()
@@ -101,7 +107,12 @@ class Fit:
 
 
 def held_out(
-    features: Mapping[str, Array], good: Array, clear: Array, group: Array, fit: Fit
+    features: Mapping[str, Array],
+    good: Array,
+    clear: Array,
+    group: Array,
+    fit: Fit,
+    weight: Array | None = None,
 ) -> Array:
     """Log odds of every class ``[k]`` by a ranker that has seen no class of its group.
 
@@ -111,11 +122,13 @@ def held_out(
         clear: which classes may be learnt from ``[k]`` (bool).
         group: of each class ``[k]``.
         fit: how rankers are fitted.
+        weight: of each class ``[k]``; None for equal ones.
     """
-    odds = np.zeros(len(good))
+    odds, weight = np.zeros(len(good)), np.ones(len(good)) if weight is None else weight
     for one in np.unique(group):
         own, seen = group == one, (group != one) & clear
-        ranker = fit({name: values[seen] for name, values in features.items()}, good[seen], {})
+        known = {name: values[seen] for name, values in features.items()}
+        ranker = fit(known, good[seen], {}, weight[seen])
         unseen = {name: values[own] for name, values in features.items()}
         odds[own] = ranker.log_odds(ranker.inputs(unseen))
     return odds

@@ -39,8 +39,14 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 EMPTY, FINE = "no particles", "no fault found"
 NOTABLE = 0.7  # parts of the log odds from here on are a reason
 MOST_REASONS = 3
-REMARKS = ("off-centre", "neighbours", "in several pieces")
-REMARKABLE = 1.15  # deviations worse than in good classes from which these are always said
+REMARKS: Mapping[str, tuple[str, ...]] = {
+    "off-centre": ("off_centre",),
+    "neighbours": ("second",),
+    "in several pieces": ("apart", "pieces"),
+}
+"""What is always said where one of the features is conspicuous, whatever the score."""
+
+REMARKABLE = 1.4  # deviations worse than in good classes
 CLEAR = 0.9  # from this score on nothing is held against a class
 WIDEST = 2.5  # deviations from the mean beyond which more does not count
 ARRAYS = ("mean", "deviation", "typical", "first", "bias", "second")
@@ -150,7 +156,7 @@ class Ranker:
 
     def _remarkable(self, words: str, usual: Array) -> bool:
         """Whether a feature behind some words is much worse than in good classes."""
-        at = [self.features.index(name) for name in WORDS[words] if name in self.features]
+        at = [self.features.index(name) for name in REMARKS[words] if name in self.features]
         return bool((usual[at] < -REMARKABLE).any())
 
     def text(self) -> str:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from averages import classes
 
-from cryo2d.ranking.features import FEATURES, class_features
+from cryo2d.io.averages import ClassAverages
+from cryo2d.ranking.features import FEATURES, Averages, class_features
 
 
 def test_a_quarter_turn_and_a_mirror_change_nothing():
@@ -54,5 +55,31 @@ def test_each_flaw_moves_its_feature():
     assert found["edges"][blurred] < found["edges"][view] - 0.2
     assert found["off_centre"][moved] > found["off_centre"][view] + 0.3
     assert found["pieces"][crowded] > found["pieces"][view]
+    assert found["second"][crowded] > found["second"][view] + 0.3
+    assert found["beyond"][crowded] > found["beyond"][view]
     assert found["unsupported"][noise] > found["unsupported"][view]
     assert found["resolution"][noise] < found["resolution"][view]
+
+
+def test_a_hollow_particle_ends_at_its_wall_and_a_neighbour_lies_beyond():
+    rows, columns = (np.indices((64, 64)) - 32).astype(float)
+
+    def shell(x: float, y: float) -> np.ndarray:
+        return np.exp(-((np.hypot(columns - x, rows - y) - 12.0) ** 2) / 8.0)
+
+    alone, beside = shell(0, 0), shell(0, 0) + shell(32, 0)
+    images = np.stack([alone] * 7 + [beside]).astype(np.float32)
+    images *= np.hypot(rows, columns) < 30
+    seen = Averages(ClassAverages(images, 3.0, {}))
+    assert 13 < seen.reach < 20
+    found = class_features(seen.classes)
+    assert (found["second"][:7] == 0).all()
+    assert found["second"][7] > 0.6
+
+
+def test_an_elongated_particle_has_no_neighbour():
+    rows, columns = (np.indices((64, 64)) - 32).astype(float)
+    rod = np.exp(-((rows / 4.0) ** 2)) / (1.0 + np.exp((np.abs(columns) - 20.0) / 1.5))
+    round_one = np.exp(-(rows**2 + columns**2) / 72.0)
+    images = np.stack([round_one] * 3 + [rod]).astype(np.float32)
+    assert class_features(ClassAverages(images, 3.0, {}))["second"][3] < 0.2

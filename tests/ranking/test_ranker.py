@@ -29,12 +29,14 @@ def test_a_good_class_comes_first_and_noise_last(ranker):
     assert score["noise"] < 0.2
     assert score["empty"] == 0.0
     assert score["view"] > score["blurred"] > score["noise"]
+    assert score["crowded"] < score["view"] - 0.3
 
 
 def test_the_reasons_name_the_flaw(ranker):
     reason = dict(zip(FLAWS, ranker(classes()).reasons, strict=True))
     assert "off-centre" in reason["moved"]
-    assert "neighbour" in reason["crowded"]
+    assert "neighbours" in reason["crowded"]
+    assert "neighbours" not in reason["view"]
     assert "low resolution" in reason["noise"]
     assert reason["empty"] == EMPTY
     assert "off-centre" not in reason["view"]
