@@ -94,15 +94,7 @@ class LivePage(Callback):
             scores = self.ranker(class_averages(summary, table, pixel_size))
             table = replace(table, score=scores.score, reason=scores.reasons)
         images, order = summary.averages.float().numpy(), np.arange(len(table))
-        montage = draw_montage(
-            images,
-            table,
-            pixel_size=pixel_size,
-            title=f"{len(particles.held):,} particles have arrived",
-            subtitle=subtitle(summary),
-            order=order,
-            mask_diameter=self.mask_diameter,
-        )
+        montage = self.montage(images, table, pixel_size, summary, len(particles.held))
         growth = draw_growth(*zip(*self.history, strict=True))
         left_out = len(particles.excluded.table)
         radius = None if self.mask_diameter is None else 0.5 * self.mask_diameter / pixel_size
@@ -132,6 +124,25 @@ class LivePage(Callback):
             reload=self.every,
         )
         return render_page(report, [class_table(images, table, order, radius)])
+
+    def montage(
+        self,
+        images: np.ndarray,
+        table: ClassTable,
+        pixel_size: float,
+        summary: IterationSummary,
+        arrived: int,
+    ) -> np.ndarray:
+        """The classes by their numbers."""
+        return draw_montage(
+            images,
+            table,
+            pixel_size=pixel_size,
+            title=f"{arrived:,} particles have arrived",
+            subtitle=subtitle(summary),
+            order=np.arange(len(table)),
+            mask_diameter=self.mask_diameter,
+        )
 
 
 def write_page(folder: Path, page: str) -> None:
