@@ -82,7 +82,7 @@ def filaments(tmp_path_factory):
         "experiment=filament",
         "model.num_classes=8",
         "model.max_resolution=14",
-        "optimizer.iterations=12",
+        "optimizer.iterations=20",
         "optimizer.batch_per_class=40",
         num_particles=640,
         num_tubes=4,
