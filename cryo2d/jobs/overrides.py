@@ -1,5 +1,6 @@
 """What was typed after the job: every override is checked before anything is written."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -27,6 +28,8 @@ SECRET = re.compile(r"(?i)(api_?key|password|secret|(^|[._])token)$")
 SECRET_VALUE = re.compile(r"(?i)oc\.env:\w*(key|password|secret|token)")
 # More values of one swept setting than this are checked when their run starts.
 CHECKED_VALUES = 50
+# Bytes of a name that file systems allow.
+LONGEST_NAME = 255
 
 
 def quoted(job: str, text: str) -> str:
@@ -104,11 +107,20 @@ def _parse(typed: Sequence[str]) -> tuple[list[Override], list[Problem]]:
     parser = OverridesParser.create()
     overrides, problems = [], []
     for text in typed:
+        if len(text.partition("=")[0]) > LONGEST_NAME:
+            problems.append(_unreadable(_shown(text)))
+            continue
         try:
             overrides.append(parser.parse_override(text))
-        except (OverrideParseException, HydraException):
-            problems.append(_unreadable(text))
+        except (OverrideParseException, HydraException, RecursionError, ValueError):
+            # the last two: brackets too deep, a number of too many digits
+            problems.append(_unreadable(_shown(text)))
     return overrides, problems
+
+
+def _shown(text: str) -> str:
+    """A text as messages show it."""
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
 def flag_problem(message: str) -> Problem:
@@ -224,7 +236,13 @@ def _folder_problems(override: Override) -> Iterator[Problem]:
     if record is None or override.is_delete():
         return
     folder = override.value()
-    if isinstance(folder, str) and "${" not in folder and (Path(folder) / record).exists():
+    if not isinstance(folder, str) or "${" in folder:
+        return
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(folder).parts):
+        found = f"{override.key_or_group}={_shown(folder)}"
+        expected = f"names of at most {LONGEST_NAME} bytes"
+        yield Problem(COMMAND_LINE, found, expected, "shorten it")
+    elif os.path.exists(Path(folder) / record):
         yield Problem(
             COMMAND_LINE,
             f"{override.key_or_group}={folder}, the folder of a run",

@@ -10,7 +10,7 @@ from damaged import TARGETS, damaged
 from hypothesis import HealthCheck, given, settings
 
 LONGEST = 2.0  # seconds of the processor: a loaded machine is no finding
-EXAMPLES = {"star": 60, "cs": 80, "mrc": 80, "compressed": 30, "settings": 40}
+EXAMPLES = {"star": 40, "cs": 60, "mrc": 60, "compressed": 25, "settings": 15}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -121,3 +121,19 @@ def test_a_rule_needs_no_quotes_of_its_own(monkeypatch):
     )
     for text in ("rules='a>1'", 'rules="a>1"', "rules=null", "rules=", "seed=1", "rules"):
         assert overrides.quoted("simulate", text) == text
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "data.path=" + "[" * 3000 + "]" * 3000,
+        "model.icuf=" + "9" * 6000,
+        "optimizer." + "y" * 300 + "=1",
+        "hydra/launcher=" + "x" * 3000,
+        "hydra.run.dir=" + "z" * 5000,
+    ],
+)
+def test_what_is_absurdly_long_or_deep_is_refused(typed):
+    told = report(typed)
+    assert told.startswith("1 problem")
+    assert typed.partition("=")[0][:200] in told
