@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import secrets
+import shlex
 import signal
 import sys
 import traceback
@@ -21,32 +22,34 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d import __version__
 from cryo2d.errors import EnvironmentFault, InputError, Problem
-from cryo2d.jobs import external, handbook, overrides, record, settings, sweep
+from cryo2d.jobs import external, handbook, overrides, record, settings, settings_file, sweep
 from cryo2d.jobs.handbook import DEFAULT_JOB, config_dir
+from cryo2d.jobs.lock import locked
 
 EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_INTERNAL = 2, 3, 4
 EXIT_INTERRUPT, EXIT_TERMINATED = 130, 143
-# A full or read-only disk, a missing permission, too many open files.
+# A full, failing, read-only or vanished disk, a missing permission, too many open files.
 MACHINE_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EMFILE,
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
 )
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""By which a queue asks a job to end."""
 
 
 def main() -> NoReturn:
     """Run the command line in ``sys.argv`` and exit with the code of :mod:`cryo2d.errors`."""
     # Hydra then raises what it would print and exit on, so that every error is reported here, once.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in SIGNALS:
+        signal.signal(number, _terminate)
+    # a log file on a full disk is no reason for a traceback on the terminal
+    logging.raiseExceptions = False
     with external.marked(sys.argv[1:]):
         _main()
 
@@ -86,17 +89,30 @@ def perform(cfg: DictConfig) -> float | None:
         settings.check(job, cfg)
         if context.mode == RunMode.MULTIRUN:
             sweep.share_particles(cfg, Path(context.sweep.dir))
-        if "seed" in cfg and cfg.seed is None:
-            cfg.seed = secrets.randbelow(2**31)
-        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-        record.begin(run_dir, job, context.overrides.task)
-        return importlib.import_module(f"cryo2d.jobs.{job}").run(cfg, run_dir)
+        with locked(run_dir):
+            _begin(job, cfg, run_dir)
+            return importlib.import_module(f"cryo2d.jobs.{job}").run(cfg, run_dir)
+    except (SystemExit, KeyboardInterrupt):
+        _invite(run_dir)
+        raise
     except Exception as error:  # noqa: BLE001 - the border: every error becomes an exit code
         code = _report(error, debug=bool(cfg.get("debug")), log_file=run_dir / f"{job}.log")
+        if code == EXIT_ENVIRONMENT:
+            _invite(run_dir)
         if context.mode == RunMode.MULTIRUN:
             sweep.record_failure(run_dir, code, str(error))
             return None
         raise SystemExit(code) from error
+
+
+def _begin(job: str, cfg: DictConfig, run_dir: Path) -> None:
+    """Write down the settings of a run and where it comes from; one that goes on has done so."""
+    if cfg.get("resume") is None:
+        if "seed" in cfg and cfg.seed is None:
+            cfg.seed = secrets.randbelow(2**31)
+        settings_file.write_settings(cfg, run_dir)
+    if cfg.get("resume") is None or not (run_dir / record.FILE).is_file():
+        record.begin(run_dir, job, HydraConfig.get().overrides.task)
 
 
 def _prepare() -> str:
@@ -133,6 +149,8 @@ def _prepare() -> str:
         sys.stdout.write(page)
         sys.exit(0)
     typed = [overrides.quoted(job, text) for text in overrides.gathered(job, typed)]
+    if settings_file.RESUME in settings.SETTINGS[job]:
+        typed = settings_file.completed(typed)
     if not (args.hydra_help or args.shell_completion):
         overrides.check(
             job,
@@ -142,6 +160,8 @@ def _prepare() -> str:
             multirun=args.multirun or "hydra.mode=MULTIRUN" in typed,
             names_only=bool(args.cfg or args.info),
         )
+    if settings_file.RESUME in settings.SETTINGS[job] and not args.multirun:
+        typed += settings_file.in_place(typed)
     name = [] if args.config_name else ["--config-name", job]
     sys.argv[1:] = [*typed, *name, *flags]
     return job
@@ -189,9 +209,18 @@ def _complete(job: str) -> str:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave through ``finally`` blocks and callbacks, which save what they have."""
-    sys.stderr.write("cryo2d: stopped by a signal\n")
+    """Leave through ``finally`` blocks; what the last iteration found is on the disk already."""
+    # not by sys.stderr, in the middle of whose work the signal may have come
+    os.write(2, f"cryo2d: stopped by {signal.Signals(number).name}\n".encode())
     sys.exit(EXIT_TERMINATED)
+
+
+def _invite(run_dir: Path) -> None:
+    """Say how to go on with a run that has left something to go on from."""
+    if any((run_dir / "checkpoints").glob("*.safetensors")):
+        job = str(HydraConfig.get().job.config_name)
+        words = ["cryo2d", *([] if job == DEFAULT_JOB else [job]), f"resume={run_dir}"]
+        sys.stderr.write(f"cryo2d: {shlex.join(words)} goes on from its last iteration\n")
 
 
 def _report(error: Exception, *, debug: bool, log_file: Path | None = None) -> int:

@@ -63,7 +63,7 @@ WRITTEN = {
     "metrics.csv",
     "config.yaml",
     "manifest.json",
-    "checkpoints/last.ckpt",
+    "checkpoints/last.safetensors",
     ".hydra/overrides.yaml",
 }
 

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import Tensor
 
 from cryo2d.data.fingerprint import fingerprint
@@ -30,9 +31,10 @@ from cryo2d.io.particles import ParticleTable
 from cryo2d.jobs import record
 from cryo2d.jobs.limits import check_classes, check_frame
 from cryo2d.jobs.particles import load, make_particles, threads_of, with_particles
+from cryo2d.jobs.resume import check_input, remembered, resumed
 from cryo2d.physics.preprocess import TRANSFER, working_box
 from cryo2d.training.assembly import Frame
-from cryo2d.training.callbacks.checkpoint import newest_checkpoint
+from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.companions import Companions
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.hardware import joined, number_of
@@ -70,7 +72,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         EnvironmentFault: if they do not fit into memory, the device is missing, or a process of the
             run is lost.
     """
-    cfg, checkpoint = resumed(cfg)
+    cfg, checkpoint = resumed(cfg, run_dir)
     size = number_of(cfg.hardware.devices)
     if size > 1:
         cfg = with_particles(cfg, run_dir)
@@ -100,7 +102,13 @@ def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Cla
     given = references_of(cfg, frame, int(table.box[0]))
     ranks = joined(trainer)
     if ranks.rank == 0:
-        record.add(run_dir, input=fingerprint(table, input_files(cfg)))
+        found = fingerprint(table, input_files(cfg))
+        if checkpoint is not None:
+            check_input(checkpoint, found)
+        record.add(run_dir, input=found)
+        files = trainer.strategy.checkpoint_io
+        assert isinstance(files, CheckpointFiles)
+        files.facts["input"] = found
     particles = make_particles(cfg, table, excluded, frame, trainer.strategy.root_device, ranks)
     cache = particles.read()
     check_classes(cfg, len(cache))
@@ -208,6 +216,7 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
             default_root_dir=str(run_dir),
             callbacks=[instantiate(item) for item in (cfg.callbacks or {}).values()],
             logger=[instantiate(item) for item in (cfg.logger or {}).values()],
+            plugins=plugins_of(cfg),
             reload_dataloaders_every_n_epochs=1,
             _convert_="all",
         )
@@ -215,6 +224,15 @@ def make_trainer(cfg: DictConfig, run_dir: Path) -> pl.Trainer:
         if "accelerator" in str(error).lower() or "cuda" in str(error).lower():
             raise EnvironmentFault(f"the device asked for is not there: {error}") from error
         raise
+
+
+def plugins_of(cfg: DictConfig) -> list[Any]:
+    """How Lightning writes checkpoints, and that it leaves signals of a queue to us."""
+    found: list[Any] = [CheckpointFiles(remembered(cfg))]
+    if SLURMEnvironment.detect():
+        # its own handler saves in the middle of an iteration
+        found.append(SLURMEnvironment(auto_requeue=False))
+    return found
 
 
 def told_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -357,27 +375,3 @@ def references_of(cfg: DictConfig, frame: Frame, raw_box: int) -> Tensor | None:
     if path is None:
         return None
     return given_references(to_absolute_path(path), frame, cfg.model.num_classes, raw_box)
-
-
-def resumed(cfg: DictConfig) -> tuple[DictConfig, str | None]:
-    """The settings to run with, and the checkpoint to go on from.
-
-    A resumed run takes every setting of the interrupted one from its config.yaml.
-
-    Raises:
-        InputError: if the folder is not that of a run with a checkpoint.
-    """
-    if cfg.resume is None:
-        return cfg, None
-    folder = Path(to_absolute_path(cfg.resume))
-    checkpoint, settings = newest_checkpoint(folder), folder / "config.yaml"
-    if checkpoint is None or not settings.is_file():
-        expected = "the folder of a run, with config.yaml and checkpoints/last.ckpt"
-        raise InputError([Problem(str(folder), "none", expected, "give that of an earlier run")])
-    earlier = OmegaConf.load(settings)
-    assert isinstance(earlier, DictConfig)
-    simulated = folder / "simulated" / "particles.star"
-    if earlier.data.path is None and simulated.is_file():
-        earlier.data.path = str(simulated)
-    log.info("Going on from %s with its settings.", checkpoint)
-    return earlier, str(checkpoint)

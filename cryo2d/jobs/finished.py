@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -14,6 +13,7 @@ from omegaconf import OmegaConf
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.averages import ClassAverages, read_class_averages
 from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable, read_particles
+from cryo2d.jobs.settings_file import as_text, leaves, read_settings
 from cryo2d.jobs.sweep import DIRECTION
 from cryo2d.training.callbacks.export import given_settings
 from cryo2d.training.callbacks.metrics import read_rows
@@ -55,8 +55,9 @@ class FinishedRun:
     @cached_property
     def settings(self) -> dict[str, str]:
         """Every setting by its dotted name, as text."""
-        path = self.folder / "config.yaml"
-        return _flat(OmegaConf.to_container(OmegaConf.load(path))) if path.is_file() else {}
+        found = read_settings(self.folder)
+        plain = {} if found is None else OmegaConf.to_container(found)
+        return {key: as_text(value) for key, value in leaves(plain)}
 
     @cached_property
     def measures(self) -> dict[str, float]:
@@ -163,18 +164,3 @@ def _names(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(folder) for folder in folders]
-
-
-def _flat(node: Any, above: str = "") -> dict[str, str]:
-    """Dotted names and values as text."""
-    if isinstance(node, dict):
-        found: dict[str, str] = {}
-        for name, value in node.items():
-            found |= _flat(value, f"{above}.{name}" if above else str(name))
-        return found
-    return {above: {None: "null", True: "true", False: "false"}.get(_plain(node), str(node))}
-
-
-def _plain(node: Any) -> Any:
-    """What a word of YAML stands for, anything else as it is; 1 is not true."""
-    return node if node is None or isinstance(node, bool) else str(node)

@@ -16,12 +16,12 @@ from cryo2d.jobs.classify import (
     make_trainer,
     module_of,
     references_of,
-    resumed,
     told_settings,
 )
 from cryo2d.jobs.conflicts import as_typed
 from cryo2d.jobs.limits import check_classes
 from cryo2d.jobs.particles import preprocessor_of, threads_of
+from cryo2d.jobs.resume import resumed
 from cryo2d.training.assembly import Frame
 from cryo2d.training.callbacks.page import waiting_page, write_page
 from cryo2d.training.hardware import number_of
@@ -59,7 +59,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         EnvironmentFault: if they do not fit into memory, or the device is missing.
         SystemExit: if it is stopped before there are any classes.
     """
-    cfg, checkpoint = resumed(cfg)
+    cfg, checkpoint = resumed(cfg, run_dir)
     check_fixed(cfg)
     torch.set_num_threads(threads_of(cfg))
     pl.seed_everything(cfg.seed, verbose=False)

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from cryo2d.io.averages import read_class_averages
 from cryo2d.io.relion_job import OUTPUT_NODES, write_model, write_output_nodes
 from cryo2d.jobs import classify
-from cryo2d.training.callbacks.checkpoint import newest_checkpoint
+from cryo2d.jobs.resume import keep_settings
+from cryo2d.training.callbacks.checkpoint import FOLDER, has_checkpoint
 from cryo2d.training.manifest import write_manifest
 
 log = logging.getLogger(__name__)
@@ -43,18 +44,14 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
 
 
 def go_on(cfg: DictConfig, run_dir: Path) -> None:
-    """Set ``cfg.resume`` if the folder has an unfinished run; else keep its settings for later."""
-    checkpoints = run_dir / "checkpoints"
-    kept, settings = checkpoints / "config.yaml", run_dir / "config.yaml"
-    unfinished = not (run_dir / MANIFEST).is_file() and kept.is_file()
-    if cfg.resume is None and unfinished and newest_checkpoint(run_dir) is not None:
-        shutil.copyfile(kept, settings)
+    """Set ``cfg.resume`` if the folder has an unfinished run; else clear what an older one left."""
+    unfinished = not (run_dir / MANIFEST).is_file() and has_checkpoint(run_dir)
+    if cfg.resume is None and unfinished:
+        keep_settings(cfg, run_dir)
         cfg.resume = str(run_dir)
         return
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
     (run_dir / MANIFEST).unlink(missing_ok=True)
-    checkpoints.mkdir(parents=True)
-    shutil.copyfile(settings, kept)
 
 
 def hand_over(run_dir: Path, project: Path, mask_diameter: float | None) -> None:

@@ -18,6 +18,7 @@ from cryo2d.io.particles import (
     pose_problems,
     read_particles,
 )
+from cryo2d.jobs.settings_file import read_settings
 
 COLUMNS = {
     "class_index": ("class", "rlnClassNumber, or alignments2D/class"),
@@ -123,10 +124,8 @@ def read_source(
 def _settings(folder: Path) -> Iterator[DictConfig]:
     """Settings of a run, then of the runs that its particles went through."""
     seen: set[Path] = set()
-    while (folder / "config.yaml").is_file() and folder.resolve() not in seen:
+    while (found := read_settings(folder)) is not None and folder.resolve() not in seen:
         seen.add(folder.resolve())
-        found = OmegaConf.load(folder / "config.yaml")
-        assert isinstance(found, DictConfig)
         yield found
         manifest = folder / "manifest.json"
         if CLASSIFICATION in found or not manifest.is_file():

@@ -65,8 +65,8 @@ class LiveClassification(Classification):
         for optimizer in checkpoint["optimizer_states"]:
             for held in optimizer["state"].values():
                 grow_groups(held, len(self.model.noise))
-        found = checkpoint["assignments"]
-        self._found = {name: extended(v, _missing(v, count)) for name, v in found.items()}
+        super().on_load_checkpoint(checkpoint)
+        self._found = {name: extended(v, _missing(v, count)) for name, v in self._found.items()}
 
 
 def extended(values: Tensor, whole: Tensor) -> Tensor:

@@ -348,9 +348,12 @@ class Classification(pl.LightningModule):
         self.scale.clamp_(LEAST_SCALE, MOST_SCALE)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the assignments too: without full iterations they are the result."""
+        """Keep what is handed over in the end too: there may be no iteration left to find it."""
         checkpoint["assignments"] = {name: value.cpu() for name, value in self._found.items()}
+        checkpoint["summary"] = None if self.summary is None else vars(self.summary)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the assignments back."""
+        """Take it back."""
         self._found = dict(checkpoint["assignments"])
+        summary = checkpoint["summary"]
+        self.summary = None if summary is None else IterationSummary(**summary)

@@ -1,25 +1,35 @@
 import csv
+import errno
 import io
 import logging
 import math
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-import torch
 from fake_run import CLASSES, RINGS, FakeData, FakeModule, make_summary
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cryo2d.errors import EnvironmentFault, InputError
 from cryo2d.io.averages import read_class_averages
 from cryo2d.training.callbacks.averages import Averages
-from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
+from cryo2d.training.callbacks.checkpoint import (
+    LAST,
+    NEXT,
+    PREVIOUS,
+    IterationCheckpoint,
+    newest_checkpoint,
+)
 from cryo2d.training.callbacks.metrics import Metrics, append_row, metrics_of, read_rows
 from cryo2d.training.callbacks.montage import Montage
 from cryo2d.training.callbacks.progress import Progress, clock
 from cryo2d.training.callbacks.tracks import TrackClasses
+from cryo2d.training.checkpoint import CheckpointFiles, read_state
 from cryo2d.training.drawing.tracks import read_tracks
 
 
@@ -43,6 +53,7 @@ def fit(
         enable_checkpointing=any(isinstance(c, IterationCheckpoint) for c in callbacks),
         enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
         log_every_n_steps=1,
+        plugins=[CheckpointFiles({})],
     )
     trainer.fit(module, datamodule=FakeData(), ckpt_path=resume)
     return module
@@ -203,11 +214,14 @@ def test_clock(seconds: float, text: str):
     assert clock(seconds) == text
 
 
+def epoch(folder: Path, name: str) -> int:
+    return read_state(folder / "checkpoints" / name)["epoch"]
+
+
 def test_resume_equals_the_uninterrupted_run(tmp_path: Path):
     whole = fit(tmp_path / "whole", [IterationCheckpoint(), Metrics()])
     fit(tmp_path / "parts", [IterationCheckpoint(), Metrics()], epochs=2)
-    last = newest_checkpoint(tmp_path / "parts")
-    assert last is not None
+    last, _ = newest_checkpoint(tmp_path / "parts")
     resumed = fit(tmp_path / "parts", [IterationCheckpoint(), Metrics()], resume=last)
     assert resumed.steps.batches == 2
     assert resumed.level.item() == whole.level.item() == 3
@@ -215,41 +229,64 @@ def test_resume_equals_the_uninterrupted_run(tmp_path: Path):
 
 
 def test_two_generations_and_no_litter(tmp_path: Path):
-    fit(tmp_path, [IterationCheckpoint()])
-    folder = tmp_path / "checkpoints"
-    assert sorted(p.name for p in folder.iterdir()) == ["last.ckpt", "previous.ckpt"]
-    epochs = {
-        name: torch.load(folder / name, weights_only=True)["epoch"]
-        for name in ("last.ckpt", "previous.ckpt")
-    }
-    assert epochs == {"last.ckpt": 2, "previous.ckpt": 1}
-
-
-def test_previous_generation_serves_when_the_last_is_gone(tmp_path: Path):
     assert newest_checkpoint(tmp_path) is None
     fit(tmp_path, [IterationCheckpoint()])
-    (tmp_path / "checkpoints" / "last.ckpt").unlink()
-    resumed = fit(tmp_path, [IterationCheckpoint()], resume=newest_checkpoint(tmp_path))
-    assert resumed.level.item() == 3
+    folder = tmp_path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == [LAST, PREVIOUS]
+    assert (epoch(tmp_path, LAST), epoch(tmp_path, PREVIOUS)) == (2, 1)
+
+
+@pytest.mark.parametrize("left", [(LAST,), (PREVIOUS,), (NEXT, PREVIOUS)])
+def test_whatever_a_crash_leaves_serves(left: tuple[str, ...], tmp_path: Path):
+    """The names are changed in two steps; a crash may come between any of them."""
+    fit(tmp_path, [IterationCheckpoint()])
+    folder = tmp_path / "checkpoints"
+    if NEXT in left:
+        (folder / LAST).rename(folder / NEXT)
+    for path in folder.iterdir():
+        if path.name not in left:
+            path.unlink()
+    found, _ = newest_checkpoint(tmp_path)
+    assert found.name == left[0]
+    assert fit(tmp_path, [IterationCheckpoint()], resume=found).level.item() == 3
+
+
+def damages(good: bytes) -> Iterator[bytes]:
+    """The file cut anywhere, with a bit changed anywhere, and other files altogether."""
+    for place in np.linspace(0, len(good) - 1, 60).astype(int).tolist():
+        yield good[:place]
+        yield good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
+    yield from (good + b"0", b"", b"<html>", good[8:], pickle.dumps({"epoch": 1}))
+
+
+def test_a_damaged_generation_is_noticed_and_the_one_before_it_taken(tmp_path: Path, caplog):
+    fit(tmp_path, [IterationCheckpoint()])
+    path = tmp_path / "checkpoints" / LAST
+    good = path.read_bytes()
+    for damaged in damages(good):
+        path.write_bytes(damaged)
+        found, state = newest_checkpoint(tmp_path)
+        assert (found.name, state["epoch"]) == (PREVIOUS, 1)
+    assert f"{LAST} is damaged" in caplog.text
+    (tmp_path / "checkpoints" / PREVIOUS).write_bytes(good[:-1])
+    with pytest.raises(InputError, match=f"{LAST}: found it is cut.*\n.*{PREVIOUS}: found"):
+        newest_checkpoint(tmp_path)
 
 
 def test_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fit(tmp_path, [IterationCheckpoint()], epochs=1)
-    before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
+    before = (tmp_path / "checkpoints" / LAST).read_bytes()
 
-    def torn(self: pl.Trainer, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"half a file")
-        raise OSError(28, "No space left on device")
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pl.Trainer, "save_checkpoint", torn)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("cryo2d.io.atomic.os.fsync", full)
+    with pytest.raises(EnvironmentFault, match="No space left"):
         fit(tmp_path, [IterationCheckpoint()], epochs=1)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
-    assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [LAST]
+    assert (tmp_path / "checkpoints" / LAST).read_bytes() == before
 
 
 def test_every_second_iteration_and_always_the_last(tmp_path: Path):
     fit(tmp_path, [IterationCheckpoint(every=2)])
-    folder = tmp_path / "checkpoints"
-    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 2
-    assert torch.load(folder / "previous.ckpt", weights_only=True)["epoch"] == 1
+    assert (epoch(tmp_path, LAST), epoch(tmp_path, PREVIOUS)) == (2, 1)

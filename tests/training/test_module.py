@@ -21,6 +21,7 @@ from cryo2d.io.table import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor, ctf_at
 from cryo2d.physics.solvent import SolventMask
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
+from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.datamodule import BatchStream, Particles
 from cryo2d.training.module import LEAST_SCALE, MOST_SCALE, Classification, EmSettings
 
@@ -125,6 +126,7 @@ def fit(
         enable_progress_bar=False,
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
+        plugins=[CheckpointFiles({})],
     )
     memory = Memory(data, module.plan, size, device)
     trainer.fit(module, datamodule=memory, ckpt_path=resume)
@@ -216,7 +218,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(stop, reseed, data, tmp_path):
     first = module_of(data, reseed=reseed, scale_per_particle=True)
     fit(first, data, tmp_path / "parts", device, iterations=stop)
     second = module_of(data, reseed=reseed, scale_per_particle=True)
-    checkpoint = newest_checkpoint(tmp_path / "parts")
+    checkpoint, _ = newest_checkpoint(tmp_path / "parts")
     trainer = fit(second, data, tmp_path / "parts", device, resume=checkpoint)
     assert trainer.global_step == ONLINE + FULL
     one, other = state(whole), state(second)
@@ -228,7 +230,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(stop, reseed, data, tmp_path):
 def test_a_run_goes_on_after_a_checkpoint(data, device, tmp_path):
     first, second = module_of(data), module_of(data)
     fit(first, data, tmp_path, device, iterations=2)
-    trainer = fit(second, data, tmp_path, device, resume=newest_checkpoint(tmp_path))
+    trainer = fit(second, data, tmp_path, device, resume=newest_checkpoint(tmp_path)[0])
     assert trainer.global_step == ONLINE + FULL
     assert bool(torch.isfinite(second.assignments.class_posterior).all())
 
@@ -240,7 +242,7 @@ def test_a_checkpoint_keeps_what_was_found(data, device, tmp_path):
     assert int(visited.sum()) == 30
     assert torch.equal(visited.nonzero()[:, 0], module.plan.rows(0).sort().values)
     other = module_of(data)
-    other.on_load_checkpoint(torch.load(newest_checkpoint(tmp_path), weights_only=False))
+    other.on_load_checkpoint(newest_checkpoint(tmp_path)[1])
     for name, value in vars(other.assignments).items():
         torch.testing.assert_close(value, getattr(module.assignments, name), equal_nan=True)
 

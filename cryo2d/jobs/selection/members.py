@@ -24,6 +24,7 @@ from cryo2d.jobs.selection.pictures import (
     normalised,
     sheet_png,
 )
+from cryo2d.jobs.settings_file import read_settings
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,9 @@ class Recording:
     @classmethod
     def of_run(cls, folder: Path) -> "Recording":
         """From the config.yaml of a run; the defaults where it has none."""
-        path = folder / "config.yaml"
-        if not path.is_file():
+        cfg = read_settings(folder)
+        if cfg is None:
             return cls()
-        cfg = OmegaConf.load(path)
         found = {
             "invert": OmegaConf.select(cfg, "data.invert"),
             "int8_signed": OmegaConf.select(cfg, "data.int8_signed"),

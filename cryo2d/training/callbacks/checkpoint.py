@@ -1,22 +1,28 @@
 """The state of the run after every iteration, written so that a crash cannot spoil it."""
 
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-LAST = "last.ckpt"
-PREVIOUS = "previous.ckpt"
+from cryo2d.errors import InputError, Problem
+from cryo2d.io.atomic import flush_names
+from cryo2d.training.checkpoint import DamagedCheckpointError, read_state
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+NEXT, LAST, PREVIOUS = (f"{name}.safetensors" for name in ("next", "last", "previous"))
 
 
 class IterationCheckpoint(Checkpoint):
-    """Keeps the last two iterations as ``checkpoints/last.ckpt`` and ``previous.ckpt``.
+    """Keeps the last two iterations as ``last`` and ``previous`` in the folder ``checkpoints``.
 
     One epoch is one iteration, so ``trainer.fit(ckpt_path=newest_checkpoint(run))`` goes on after
-    the last finished iteration. Lightning's own callback moves its file from the system's
-    temporary folder, which is no single step between two disks; here the file is written beside
-    its place, flushed to the disk and then renamed.
+    the last finished iteration.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -34,40 +40,51 @@ class IterationCheckpoint(Checkpoint):
         done = trainer.current_epoch + 1
         if done % self.every and done != trainer.max_epochs:
             return
-        folder = Path(trainer.default_root_dir, "checkpoints")
-        part = folder / f".{LAST}.part"
+        folder = Path(trainer.default_root_dir, FOLDER)
+        trainer.save_checkpoint(folder / NEXT)
         if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-        try:
-            trainer.save_checkpoint(part)
-            if trainer.is_global_zero:
-                promote(part, folder / LAST, folder / PREVIOUS)
-        finally:
-            # only a failed write leaves it; on a full disk its space is needed
-            if trainer.is_global_zero:
-                part.unlink(missing_ok=True)
+            promote(folder)
         self.best_model_path = str(folder / LAST)
 
 
-def promote(part: Path, last: Path, previous: Path) -> None:
-    """Make a finished file the newest generation; some generation is whole at any moment."""
-    flush(part)
+def promote(folder: Path) -> None:
+    """Make the next generation the last; two of them are whole at any moment."""
+    last = folder / LAST
     if last.exists():
-        os.replace(last, previous)
-    os.replace(part, last)
-    flush(last.parent)
+        os.replace(last, folder / PREVIOUS)
+    os.replace(folder / NEXT, last)
+    flush_names(folder)
 
 
-def flush(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def has_checkpoint(run: str | Path) -> bool:
+    """Whether a run has left anything to go on from."""
+    return any(Path(run, FOLDER, name).is_file() for name in (NEXT, LAST, PREVIOUS))
 
 
-def newest_checkpoint(run: str | Path) -> Path | None:
-    """The checkpoint to go on from in a run folder, None if it has none."""
-    folder = Path(run, "checkpoints")
-    return next((folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()), None)
+def newest_checkpoint(run: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that is as it was written, and what it holds.
+
+    Returns:
+        None if there is none at all.
+
+    Raises:
+        InputError: if there are some and all of them are damaged.
+    """
+    problems = []
+    for name in (NEXT, LAST, PREVIOUS):
+        path = Path(run, FOLDER, name)
+        if not path.is_file():
+            continue
+        try:
+            state = read_state(path)
+        except DamagedCheckpointError as error:
+            expected = "a checkpoint as it was written"
+            action = "give another run, or start anew"
+            problems.append(Problem(str(path), str(error), expected, action))
+            continue
+        for problem in problems:
+            log.warning("%s is damaged: %s. Going on from %s.", problem.file, problem.found, name)
+        return path, state
+    if problems:
+        raise InputError(problems)
+    return None

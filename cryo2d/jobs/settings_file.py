@@ -1,0 +1,147 @@
+"""The settings that a run leaves in its folder: data to those who read them.
+
+A folder may come from anybody. Nothing that it names is built (``_target_``) and nothing that it
+refers to is looked up (``${...}``).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from cryo2d.errors import InputError, Problem
+from cryo2d.io.atomic import atomic_write
+from cryo2d.jobs.targets import TARGET
+
+FILE = "config.yaml"
+OVERRIDES = Path(".hydra", "overrides.yaml")
+RESUME = "resume"
+REFERENCE = "${"
+BUILDS = (TARGET, "_args_", REFERENCE)
+
+
+def write_settings(cfg: DictConfig, folder: Path) -> None:
+    """Write the settings of a run into its folder."""
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    with atomic_write(folder / FILE) as file:
+        file.write(text.encode())
+
+
+def read_settings(folder: Path) -> DictConfig | None:
+    """The settings of a run, None if its folder has none.
+
+    Raises:
+        InputError: if they are no plain values.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    found = _plain(path)
+    if not isinstance(found, dict):
+        raise _refused(path, f"{type(found).__name__}", "settings by their names")
+    return OmegaConf.create(found)
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """What was typed to start a run.
+
+    Raises:
+        InputError: if it is no list of words.
+    """
+    path = folder / OVERRIDES
+    if not path.is_file():
+        return []
+    found = _plain(path, references=True)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise _refused(path, "something else", "a list of key=value")
+    return found
+
+
+def completed(typed: Sequence[str]) -> list[str]:
+    """A command line with ``resume=RUN``, with what was typed to start that run before it.
+
+    Raises:
+        InputError: if that is more than plain values.
+    """
+    now = list(_parsed(typed))
+    folder = _folder(now)
+    if folder is None:
+        return list(typed)
+    again = {override.key_or_group for override in now}
+    before, problems = [], []
+    for override in _parsed(read_overrides(folder)):
+        text = override.input_line or ""
+        if override.is_hydra_override() or override.key_or_group in again:
+            continue
+        if any(word in text for word in BUILDS):
+            expected = "plain values in the folder of a run"
+            action = "if you know what it does, type it once more beside resume="
+            problems.append(Problem(str(folder / ".hydra"), text, expected, action))
+        before.append(text)
+    if problems:
+        raise InputError(problems)
+    return [*before, *typed]
+
+
+def in_place(typed: Sequence[str]) -> list[str]:
+    """What makes Hydra go on in the folder of ``resume=RUN``, unless another is named."""
+    now = list(_parsed(typed))
+    folder = _folder(now)
+    if folder is None or any(one.key_or_group == "hydra.run.dir" for one in now):
+        return []
+    escaped = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.run.dir='{escaped}'", "hydra.output_subdir=null"]
+
+
+def _parsed(texts: Sequence[str]) -> Iterator[Override]:
+    """The overrides that can be read; the others are reported elsewhere."""
+    parser = OverridesParser.create()
+    for text in texts:
+        try:
+            yield parser.parse_override(text)
+        except HydraException:
+            continue
+
+
+def _folder(typed: Sequence[Override]) -> Path | None:
+    named = [one.value() for one in typed if one.key_or_group == RESUME and not one.is_delete()]
+    folder = Path(named[-1]) if named and isinstance(named[-1], str) else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values; a list is a value."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from leaves(value, f"{above}.{name}" if above else str(name))
+    else:
+        yield above, node
+
+
+def as_text(value: Any) -> str:
+    """A value as it is typed; 1 is not true."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _plain(path: Path, *, references: bool = False) -> Any:
+    """The content of a YAML file as dictionaries, lists and values."""
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise _refused(path, f"what cannot be read ({str(error).splitlines()[0]})") from error
+    if not references:
+        for key, value in leaves(found):
+            if REFERENCE in str(value):
+                raise _refused(path, f"{key}={value}")
+    return found
+
+
+def _refused(path: Path, found: str, expected: str = "plain values") -> InputError:
+    return InputError([Problem(str(path), found, expected, "use the folder of your own run")])
