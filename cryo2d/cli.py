@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d import __version__
 from cryo2d.errors import EnvironmentFault, InputError, Problem
+from cryo2d.io.atomic import clear_parts
 from cryo2d.jobs import external, handbook, overrides, record, settings, settings_file, sweep
 from cryo2d.jobs.handbook import DEFAULT_JOB, config_dir
 from cryo2d.jobs.lock import locked
@@ -107,6 +108,7 @@ def perform(cfg: DictConfig) -> float | None:
 
 def _begin(job: str, cfg: DictConfig, run_dir: Path) -> None:
     """Write down the settings of a run and where it comes from; one that goes on has done so."""
+    clear_parts(run_dir)
     if cfg.get("resume") is None:
         if "seed" in cfg and cfg.seed is None:
             cfg.seed = secrets.randbelow(2**31)

@@ -9,6 +9,8 @@ from typing import IO
 
 from cryo2d.errors import EnvironmentFault
 
+PART = ".part"
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
@@ -27,7 +29,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         EnvironmentFault: if the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -49,3 +51,9 @@ def flush_names(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what programs that were killed in the middle of writing have left in a folder."""
+    for path in folder.rglob(f".*{PART}"):
+        path.unlink(missing_ok=True)

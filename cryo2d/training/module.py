@@ -22,6 +22,7 @@ from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import Transfer, WeightedImages, weigh
+from cryo2d.training.portions import Portions
 from cryo2d.training.ranks import ALONE, Ranks, unpacked
 from cryo2d.training.summary import Step, VisitLog, summarize
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
@@ -118,6 +119,7 @@ class Classification(pl.LightningModule):
         self._stats: SufficientStats | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
         self._junk: tuple[int, Tensor] | None = None  # where it goes, and all classes of it
+        self._portions = Portions()
 
     @property
     def box(self) -> int:
@@ -177,15 +179,16 @@ class Classification(pl.LightningModule):
 
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
-        """One chunk of particles: weigh, score, posterior, statistics; the last chunk steps."""
-        iteration = self.current_epoch
+        """One chunk of particles; the last chunk steps."""
+        assert self._stats is not None
         if len(batch):
-            self._visit(batch, iteration)
+            self._portions(batch, self._stats, self._visit)
         if self.trainer.is_last_batch:
-            self._finish(iteration, self.settings.uncertainty(iteration))
+            self._finish(self.current_epoch, self.settings.uncertainty(self.current_epoch))
 
-    def _visit(self, batch: ParticleBatch, iteration: int) -> None:
+    def _visit(self, batch: ParticleBatch) -> None:
         """Weigh particles, find their classes and poses, and keep what was found."""
+        iteration = self.current_epoch
         batch = replace(batch, scale=self.scale[batch.index])
         images = weigh(
             batch,

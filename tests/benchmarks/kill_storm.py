@@ -1,9 +1,10 @@
 """Kill a classification at random moments, resume it each time, and compare the files it leaves.
 
-    python tests/benchmarks/kill_storm.py --kills 200
+    python tests/benchmarks/kill_storm.py --kills 200 --signals KILL
 
-A small run without disturbance, then one that SIGKILL ends again and again, at random moments of
-its start, its iterations and its output, each time going on by ``cryo2d resume=RUN``. What it
+A small run without disturbance, then one that signals end again and again, at random moments of
+its start, its iterations and its output, each time going on by ``cryo2d resume=RUN``. After SIGTERM
+and SIGUSR1, by which queues end jobs, it has to leave by itself within 30 s, with 143. What it
 leaves in the end has to be, byte for byte, what the undisturbed run left; but for times, and for
 what writes down every start. The processes are forks of this one, which has imported everything:
 a kill costs what the run costs.
@@ -35,6 +36,9 @@ SETTINGS = [
     *("model.num_classes=4", "model.max_resolution=16", "optimizer.batch_per_class=10"),
     *("hardware=cpu", "hardware.threads=1", "logger=none", "seed=3"),
 ]
+GRACE = 30.0
+"""Time that queues leave (s)."""
+
 TIMES = ("seconds", "particles_per_second", "memory_gb")
 """Columns of metrics.csv that no two runs share."""
 
@@ -132,8 +136,28 @@ def iteration(run: Path) -> int:
     return 0 if found is None else found[1]["epoch"] + 1
 
 
-def storm(folder: Path, words: list[str], kills: int, span: float, seed: int) -> Counter[str]:
-    """Kill a run so many times, at random moments of its first ``span`` seconds of work.
+def struck(child: int, number: signal.Signals) -> str:
+    """Send a signal to a process, and wait for its end; what happened.
+
+    Raises:
+        AssertionError: if it did not end as it should.
+    """
+    os.kill(child, number)
+    start = time.perf_counter()
+    code = ended(child)
+    left = time.perf_counter() - start
+    if code == 0:
+        return "ended before"
+    expected = -number if number == signal.SIGKILL else 143
+    assert code == expected, f"{number.name}: {code}"
+    assert left < GRACE, f"{number.name}: {left:.0f} s"
+    return f"ended by {number.name}"
+
+
+def storm(
+    folder: Path, words: list[str], kills: int, signals: list[str], span: float, seed: int
+) -> Counter[str]:
+    """End a run so many times, at random moments of its first ``span`` seconds of work.
 
     Returns:
         What happened, and how often.
@@ -147,12 +171,10 @@ def storm(folder: Path, words: list[str], kills: int, span: float, seed: int) ->
         child = started(again, folder)
         if number == kills:
             break
-        moment = random.uniform(0.0, span)
+        moment = random.uniform(0.05, span)
         while is_running(child) and worked(child) < moment:
             time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-        code = ended(child)
-        seen["killed" if code == -signal.SIGKILL else f"ended by itself with {code}"] += 1
+        seen[struck(child, signal.Signals[f"SIG{signals[number % len(signals)]}"])] += 1
         now = iteration(run)
         assert now >= before, f"iteration {before} was lost: {now}"
         seen["in the first iteration" if now == 0 else "later"] += 1
@@ -171,6 +193,7 @@ def storm(folder: Path, words: list[str], kills: int, span: float, seed: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--signals", nargs="+", default=["KILL"], choices=["KILL", "TERM", "USR1"])
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--span", type=float, help="latest moment of a kill (s of work)")
     parser.add_argument("--seed", type=int, default=1)
@@ -186,7 +209,7 @@ def main() -> None:
         whole = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         span = options.span or 0.6 * whole
         words.append(f"hydra.run.dir={folder / 'storm'}")
-        seen = storm(folder, words, options.kills, span, options.seed)
+        seen = storm(folder, words, options.kills, options.signals, span, options.seed)
         wrong = differing(folder / "whole", folder / "storm")
         print(f"undisturbed run: {whole:.1f} s of work; kills within {span:.1f} s of each start")
         print("; ".join(f"{count} {what}" for what, count in seen.items()))

@@ -10,6 +10,7 @@ from synthetic import PIXEL, Synthetic, angle_between, search_of, synthetic
 
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import PowerLaw, ResolutionRamp, Uncertainty
+from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.population import Reseed
@@ -254,6 +255,28 @@ def test_the_size_of_the_batches_does_not_matter(data, device, tmp_path):
     one, other = small.summary.averages, large.summary.averages
     torch.testing.assert_close(one, other, atol=1e-2 * float(other.abs().max()), rtol=0)
     assert torch.equal(small.summary.counts, large.summary.counts)
+
+
+@pytest.mark.parametrize("expectation", [maximise, Marginalise()])
+@pytest.mark.parametrize("step", ["_outlier", "_record"])
+def test_a_device_short_of_memory_gives_the_same_result(
+    expectation, step, data, tmp_path, monkeypatch
+):
+    usual, short = (module_of(data, expectation=expectation) for _ in range(2))
+    fit(usual, data, tmp_path / "usual", torch.device("cpu"))
+    whole = getattr(Classification, step)
+
+    def fails(module: Classification, *arguments) -> object:
+        if len(arguments[-1].index if step == "_outlier" else arguments[0]) > 6:
+            # the sums have been added to by then, if the step is the last one
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(module, *arguments)
+
+    monkeypatch.setattr(Classification, step, fails)
+    fit(short, data, tmp_path / "short", torch.device("cpu"))
+    one, other = usual.summary.averages, short.summary.averages
+    torch.testing.assert_close(one, other, atol=1e-2 * float(one.abs().max()), rtol=0)
+    assert torch.equal(usual.assignments.class_index, short.assignments.class_index)
 
 
 def test_half_sets_stay_apart(data, device, tmp_path):
