@@ -269,16 +269,25 @@ def test_unusable_images_are_excluded_and_listed(stack, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_resumed(stack, tmp_path):
-    folder, again = tmp_path / "run", tmp_path / "again"
-    few = ["optimizer.iterations=1", "optimizer.full_iterations=0", "logger=none"]
-    assert classify(stack, folder, *few).returncode == 0
-    config = folder / "config.yaml"
-    # as if it had been stopped after its first iteration
-    config.write_text(config.read_text().replace("full_iterations: 0", "full_iterations: 1"))
-    done = classify(stack, again, f"resume={folder}")
-    assert done.returncode == 0, done.stderr
-    assert json.loads((again / "manifest.json").read_text())["iterations"] == 2
+def test_a_run_that_signals_end_again_and_again_leaves_what_an_undisturbed_one_leaves(tmp_path):
+    """Every file, byte for byte; in a process of its own, which makes forks of itself."""
+    storm = Path(__file__).parent / "benchmarks" / "kill_storm.py"
+    words = ["--kills", "4", "--signals", "KILL", "TERM", "USR1", "--iterations", "3"]
+    done = subprocess.run(
+        [sys.executable, str(storm), *words],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "different: nothing" in done.stdout
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from cryo2d.training.checkpoint import FACTS, read_state
 
 log = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
 GROUPS = ("data", "model", "optimizer", "post", "simulation", "live", "seed")
 """Settings that the result depends on."""
 
@@ -61,6 +62,10 @@ def resumed(cfg: DictConfig, run_dir: Path) -> tuple[DictConfig, str | None]:
     if cfg.resume is None:
         return cfg, None
     folder = Path(to_absolute_path(cfg.resume))
+    # a live run goes on whenever there are more particles
+    if "live" not in cfg and (folder / MANIFEST).is_file():
+        expected, action = "an interrupted run", "start one of its own for other settings"
+        raise InputError([Problem(str(folder), "a finished run", expected, action)])
     newest = newest_checkpoint(folder)
     held = dict(leaves(_begun(folder) if newest is None else newest[1][FACTS]["settings"]))
     if cfg.seed is None:
