@@ -26,6 +26,13 @@ TOP_LEVEL = {
 MACHINE_PATH = re.compile(r"(?<![\w.:$}/-])/(work|root|home|tmp|Users)/\w")
 
 
+# What would run what a file says, or hand a file's text to a shell.
+NEVER_CALLED = {
+    *("eval", "exec", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"),
+    *("pickle.load", "pickle.loads", "torch.load", "joblib.load", "marshal.loads", "shelve.open"),
+}
+
+
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -78,6 +85,32 @@ def test_the_text_is_plain(path):
     assert "from __future__ import " + "annotations" not in text
     assert not re.search(r"(import|from|_target_:) lightning\b", text), "use pytorch_lightning"
     assert not MACHINE_PATH.search(text), MACHINE_PATH.search(text)
+
+
+def name_of(function: ast.expr) -> str:
+    """Dotted name of what is called, as far as it has one."""
+    if isinstance(function, ast.Attribute):
+        return f"{name_of(function.value)}.{function.attr}"
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+@pytest.mark.parametrize("path", PACKAGE + CONFIGS, ids=relative)
+def test_no_file_that_is_read_can_run_anything(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"weights_only\s*[=:]\s*False|add_safe_globals", text)
+    if path.suffix == ".yaml":
+        assert not re.search(r"_target_: *(?!cryo2d\.|pytorch_lightning\.)\w", text)
+        return
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        name, given = name_of(node.func), {word.arg: word.value for word in node.keywords}
+        assert name not in NEVER_CALLED, f"line {node.lineno}: {name}"
+        shell = given.get("shell")
+        assert shell is None or getattr(shell, "value", True) is False, f"line {node.lineno}"
+        if name in ("np.load", "np.lib.format.read_array", "numpy.load"):
+            allowed = given.get("allow_pickle")
+            assert getattr(allowed, "value", True) is False, f"line {node.lineno}: {name}"
 
 
 def test_the_tests_mirror_the_package():

@@ -143,7 +143,7 @@ def labelled(draw: Draw) -> Labelled:
         OmegaConf.update(cfg, key, value)
     with TemporaryDirectory() as scratch, quiet():
         cfg.data.path = str(simulate(Path(scratch), **draw.simulation))
-        truth = dict(np.load(Path(scratch, "truth.npz")))
+        truth = dict(np.load(Path(scratch, "truth.npz"), allow_pickle=False))
         module = fitted(cfg, Path(scratch))
     summary, found = module.summary, module.assignments
     assert summary is not None

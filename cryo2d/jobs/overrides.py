@@ -12,12 +12,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.jobs import handbook, settings
 from cryo2d.jobs.rules import Condition, OrNull, Several
 from cryo2d.jobs.settings import COMMAND_LINE
+from cryo2d.jobs.settings_file import leaves
 
 LISTED_SWEEPS = (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP)
 # Settings of a job that take words without a name.
@@ -26,6 +28,7 @@ POSITIONAL = {"compare": "runs", "rerun": "run"}
 CONTINUED = ("relion",)
 SECRET = re.compile(r"(?i)(api_?key|password|secret|(^|[._])token)$")
 SECRET_VALUE = re.compile(r"(?i)oc\.env:\w*(key|password|secret|token)")
+SECRET_ADDRESS = re.compile(r"://[^/@\s:]+:[^/@\s]+@")
 # More values of one swept setting than this are checked when their run starts.
 CHECKED_VALUES = 50
 # Bytes of a name that file systems allow.
@@ -171,13 +174,9 @@ def _name_problems(
     """An unknown key, group or option; a run folder that is in use."""
     key = override.key_or_group
     options = sorted(loader.get_group_options(key))
-    if SECRET.search(key) or SECRET_VALUE.search(_value(override)):
-        yield Problem(
-            COMMAND_LINE,
-            f"{key}, which looks like a secret",
-            "secrets in the environment only: settings are written to files",
-            "export WANDB_API_KEY or what the service reads, and leave it out",
-        )
+    typed = _value(override)
+    if SECRET.search(key) or SECRET_VALUE.search(typed) or SECRET_ADDRESS.search(typed):
+        yield _secret_problem(key)
         return
     present = key in (settings.SETTINGS[job] if not options else groups)
     if override.is_hydra_override():
@@ -270,7 +269,7 @@ def _composition_problems(job: str, texts: list[str], search: list[str]) -> Iter
     """What is wrong with the values."""
     try:
         cfg = compose(job, overrides=[*texts, *search])
-        wrong = list(settings.problems(job, cfg))
+        wrong = [*_secret_problems(cfg), *settings.problems(job, cfg)]
     except (HydraException, OmegaConfBaseException) as error:
         wrong = [composition_problem(error)]
     if wrong:
@@ -285,6 +284,23 @@ def _composition_problems(job: str, texts: list[str], search: list[str]) -> Iter
                     "simulation settings only where particles are simulated",
                     "leave one of the two out",
                 )
+
+
+def _secret_problems(cfg: DictConfig) -> Iterator[Problem]:
+    """Secrets in files of settings, where a run would write them down."""
+    for key, value in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        is_secret = SECRET.search(key) and value is not None
+        if is_secret or SECRET_VALUE.search(str(value)) or SECRET_ADDRESS.search(str(value)):
+            yield _secret_problem(key)
+
+
+def _secret_problem(key: str) -> Problem:
+    return Problem(
+        COMMAND_LINE,
+        f"{key}, which looks like a secret",
+        "secrets in the environment only: settings are written to files",
+        "export WANDB_API_KEY or what the service reads, and leave it out",
+    )
 
 
 def composition_problem(error: Exception) -> Problem:

@@ -40,7 +40,15 @@ class WandbRun(WandbLogger):
         import wandb
 
         limits = wandb.Settings(
-            init_timeout=0.8 * patience, login_timeout=int(patience), finish_timeout=patience
+            init_timeout=0.8 * patience,
+            login_timeout=int(patience),
+            finish_timeout=patience,
+            # the settings are told; command line, host, user, source and packages are not
+            host="",
+            x_disable_meta=True,
+            x_save_requirements=False,
+            disable_git=True,
+            save_code=False,
         )
         # said outright: wandb remembers the mode of the first run of the process
         others["mode"] = os.environ.get("WANDB_MODE", "offline" if offline else "online")

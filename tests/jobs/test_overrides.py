@@ -57,6 +57,7 @@ def test_a_right_command_line_is_silent(typed):
         ("data={pth: a.star}", "data={pth: a.star}"),
         ("+logger.wandb.settings.api_key=abc", "secrets in the environment only"),
         ("data.path=${oc.env:WANDB_API_KEY}", "secrets in the environment only"),
+        ("+logger.mlflow.tracking_uri='https://me:word@host'", "secrets in the environment only"),
         ("+model.icuf=3", "write model.icuf=3"),
         ("+experiment=quick", "write experiment=quick"),
         ("model.icuf=", "write it right after ="),
@@ -137,3 +138,13 @@ def test_what_is_absurdly_long_or_deep_is_refused(typed):
     told = report(typed)
     assert told.startswith("1 problem")
     assert typed.partition("=")[0][:200] in told
+
+
+@pytest.mark.parametrize(
+    "line", ["api_key: abc", "run_name: ${oc.env:MY_SECRET}", "tracking_uri: http://me:word@host"]
+)
+def test_secrets_in_files_of_settings_are_refused_before_anything_is_written(line, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = f"# @package _global_\nlogger:\n  mlflow:\n    _target_: a.B\n    {line}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    assert "looks like a secret" in report("experiment=mine", extra_dir=tmp_path)

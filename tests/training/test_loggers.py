@@ -153,6 +153,10 @@ def test_what_wandb_keeps_offline(tmp_path, alone):
     assert logged["distribution/ess._type"] == "histogram"
     assert logged["class_table.nrows"] == CLASSES
     assert WandbRun(str(save_dir), project="cryo2d")._id == known
+    # nothing of the command line, the machine, its user or its packages
+    kept = {path.name for path in save_dir.rglob("*")}
+    assert kept.isdisjoint({"wandb-metadata.json", "requirements.txt", "diff.patch"})
+    assert run.host == ""
 
 
 def answer(connection: socket.socket) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from cryo2d.errors import InputError, Problem
+from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.atomic import flush_names
 from cryo2d.training.checkpoint import DamagedCheckpointError, read_state
 
@@ -48,12 +48,19 @@ class IterationCheckpoint(Checkpoint):
 
 
 def promote(folder: Path) -> None:
-    """Make the next generation the last; two of them are whole at any moment."""
+    """Make the next generation the last; some generation is whole at any moment.
+
+    Raises:
+        EnvironmentFault: if the names cannot be changed.
+    """
     last = folder / LAST
-    if last.exists():
-        os.replace(last, folder / PREVIOUS)
-    os.replace(folder / NEXT, last)
-    flush_names(folder)
+    try:
+        if last.exists():
+            os.replace(last, folder / PREVIOUS)
+        os.replace(folder / NEXT, last)
+        flush_names(folder)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {last}: {error.strerror or error}") from error
 
 
 def has_checkpoint(run: str | Path) -> bool:

@@ -1,14 +1,18 @@
 """What does not come from the page itself is not answered."""
 
 import json
+import socket
 from email.message import Message
 from http import HTTPStatus
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 from finished_run import finished_run
+from hydra import compose, initialize_config_dir
 
-from cryo2d.jobs.selection.guard import MOST_BYTES, Guard, RefusedError
+from cryo2d import cli
+from cryo2d.jobs.selection.guard import LOOPBACK, MOST_BYTES, Guard, RefusedError
 
 PAGES = ("/", "/page.js", "/classes.json", "/averages.png", "/class/1.json", "/nothing")
 
@@ -285,3 +289,26 @@ def test_names_from_the_data_are_data(make_client, tmp_path):
     answer = client.get("/class/1.json")
     assert answer.headers["Content-Type"] == "application/json"
     assert name in [m["name"] for m in json.loads(answer.body)["micrographs"]]
+
+
+def listening(port: int) -> set[str]:
+    """Addresses at which this machine listens on a port, as the kernel lists them."""
+    found = set()
+    for table, size in (("tcp", 8), ("tcp6", 32)):
+        path = Path("/proc/net") / table
+        for line in path.read_text().splitlines()[1:] if path.is_file() else ():
+            address, _, number = line.split()[1].partition(":")
+            if int(number, 16) == port and line.split()[3] == "0A":
+                octets = bytes.fromhex(address)
+                found.add(socket.inet_ntop(socket.AF_INET, octets[::-1]) if size == 8 else address)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").is_file(), reason="no list of sockets")
+def test_no_other_address_of_this_machine_is_listened_at(client):
+    assert listening(client.server.guard.port) == {"127.0.0.1"}
+
+
+def test_the_usual_address_is_this_machine_alone():
+    with initialize_config_dir(str(cli.config_dir()), version_base="1.3"):
+        assert compose("select", overrides=["run=x"]).host in LOOPBACK
