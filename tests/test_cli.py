@@ -217,7 +217,7 @@ def test_habits_from_other_programs_are_told_apart(command, argv, says):
     [
         ("cryo2d model.num_c", "model.num_classes="),
         ("cryo2d classify model.num_c", "model.num_classes="),
-        ("cryo2d simulate simulation.junk", "simulation.junk_fraction="),
+        ("cryo2d simulate simulation.junk_", "simulation.junk_fraction="),
         ("cryo2d hardware=c", "hardware=cpu"),
     ],
 )

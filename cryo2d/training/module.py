@@ -353,7 +353,9 @@ class Classification(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is handed over in the end too: there may be no iteration left to find it."""
         checkpoint["assignments"] = {name: value.cpu() for name, value in self._found.items()}
-        checkpoint["summary"] = None if self.summary is None else vars(self.summary)
+        # the same run leaves the same checkpoint, however long it took
+        summary = None if self.summary is None else vars(self.summary) | {"seconds": 0.0}
+        checkpoint["summary"] = summary
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
