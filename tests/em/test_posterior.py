@@ -59,10 +59,9 @@ def test_it_sums_to_one_and_knows_no_offset(device):
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e3, 1e6, 1e12])
-@pytest.mark.parametrize("offset", [0.0, -1e8, 1e8])
-def test_no_likelihood_is_too_small_or_too_large(scale, offset, device):
+def test_no_likelihood_is_too_small_or_too_large(scale, device):
     found = candidates(device)
-    found = dataclasses.replace(found, loglik=scale * found.loglik + offset)
+    found = dataclasses.replace(found, loglik=scale * found.loglik)
     ours = Posterior.of(found, uncertainty=1.0)
     total = torch.zeros(PARTICLES, device=device).index_add_(0, found.poses.particle, ours.weight)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
