@@ -123,6 +123,7 @@ def _follow(work: Callable[[], object], size: int) -> None:
     logging.disable(logging.WARNING)
     # it hears the user and ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     try:
         work()

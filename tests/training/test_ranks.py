@@ -76,4 +76,4 @@ def test_runs_of_one_two_and_three_processes_end_the_same(tmp_path):
             torch.testing.assert_close(
                 parts[0][name], expected, atol=2e-4 * scale, rtol=0, equal_nan=True, msg=name
             )
-        assert (tmp_path / str(size) / "checkpoints" / "last.ckpt").is_file()
+        assert (tmp_path / str(size) / "checkpoints" / "last.safetensors").is_file()
