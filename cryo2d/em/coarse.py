@@ -122,7 +122,7 @@ class CoarseBank:
         # the place of a maximum takes far longer to find than its value: only in the best shift
         best, t = score.amax(dim=0).view(self.num_shifts, num).max(dim=0)
         column = t * num + torch.arange(num, device=t.device)
-        r = score[:, column].argmax(dim=0)
+        r = score.index_select(1, column).max(dim=0).indices
         return best, self.psi[r] + math.pi * (change[r, column] < 0), t
 
     def scores(self, images: ImageParts, k: int) -> Tensor:

@@ -42,6 +42,7 @@ class Abort(Callback):
         self._look(trainer)
 
     def _look(self, trainer: Trainer) -> None:
-        if Path(trainer.default_root_dir, self.file).exists():
+        # the other processes of a run end with the first
+        if trainer.is_global_zero and Path(trainer.default_root_dir, self.file).exists():
             log.warning("Stopped by the file %s.", self.file)
             raise SystemExit(STOPPED)
