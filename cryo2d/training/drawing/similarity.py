@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+from scipy.fft import fft2
 from scipy.ndimage import map_coordinates
 from scipy.spatial.distance import pdist
 
@@ -35,13 +36,14 @@ def descriptors(averages: np.ndarray, radius: float | None = None) -> np.ndarray
     edge = max(2.0, 0.1 * limit)
     mask = np.clip((limit + 0.5 * edge - np.hypot(y, x)) / edge, 0.0, 1.0)
     mean = (averages * mask).sum((1, 2), keepdims=True) / mask.sum()
-    # twice the box: at the few low rings that matter the amplitude has to be sampled finely
-    spectrum = np.abs(np.fft.fft2((averages - mean) * mask, s=(2 * size, 2 * size)))
-    spectrum = np.fft.fftshift(spectrum, axes=(1, 2))
+    masked = ((averages - mean) * mask).astype(np.float32)
     rings = np.arange(2, min(max(4, size // 2), MOST_RINGS), dtype=float)
     angle = np.pi * np.arange(ANGLES) / ANGLES
     points = size + rings[:, None] * np.stack([np.sin(angle), np.cos(angle)])[:, None]
-    polar = np.stack([map_coordinates(image, points, order=1) for image in spectrum])
+    # twice the box: at the few low rings that matter the amplitude has to be sampled finely
+    spectra = (np.fft.fftshift(np.abs(fft2(image, s=(2 * size, 2 * size)))) for image in masked)
+    polar = np.stack([map_coordinates(one, points, order=1) for one in spectra])
+    polar = polar.astype(np.float64)
     # the square root keeps the strong low rings from drowning the rest
     orders = np.abs(np.fft.rfft(np.sqrt(polar), axis=-1))[..., :ORDERS]
     orders[..., 1:] *= 2.0

@@ -149,6 +149,7 @@ def test_a_class_looked_at_closely(page):
     page.click(tile(2), count=2)
     assert text(page, "zoom-title") == "Class 2"
     assert selected(page) == [], "opening selects nothing"
+    assert page.run("document.getElementById('undo').disabled"), "nor is there anything to undo"
     page.wait("document.getElementById('members').width > 0")
     page.wait("document.getElementById('picks').width > 0")
     assert page.run("document.querySelector('#frc .curve').getTotalLength()") > 100

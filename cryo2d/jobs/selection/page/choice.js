@@ -53,6 +53,12 @@ export class Choice extends EventTarget {
     this.has(number) ? this.remove([number]) : this.add([number]);
   }
 
+  // The last changes cannot be undone: they have undone each other.
+  forget(count) {
+    this.past.splice(-count);
+    this.dispatchEvent(new Event("change"));
+  }
+
   undo() {
     this.#step(this.past, this.future);
   }

@@ -161,7 +161,7 @@ export class Grid extends EventTarget {
     const number = this.#numberOf(event);
     if (number === null) return;
     // its two clicks have changed nothing
-    if (!event.shiftKey) this.choice.past.splice(-2);
+    if (!event.shiftKey) this.choice.forget(2);
     this.dispatchEvent(new CustomEvent("open", { detail: number }));
   }
 
