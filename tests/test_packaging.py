@@ -1,6 +1,7 @@
 """The program works from a wheel, away from its sources."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -25,6 +28,21 @@ def test_every_package_is_listed():
     folders = {path.parent for path in (ROOT / "cryo2d").rglob("*.py")}
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages | {"cryo2d.conf"}
+
+
+def test_the_lock_has_every_dependency_in_a_version_that_is_allowed_and_with_a_hash():
+    text = (ROOT / "docs" / "requirements.lock").read_text(encoding="utf-8")
+    assert "://" not in text, "whoever installs chooses where from"
+    pins = re.split(r"\n(?=[a-z0-9])", text.strip())
+    assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
+    locked: dict[str, list[str]] = {}
+    for pin in pins:
+        name, _, version = pin.split()[0].partition("==")
+        locked.setdefault(canonicalize_name(name), []).append(version)
+    for wanted in map(Requirement, PROJECT["project"]["dependencies"]):
+        found = locked.get(canonicalize_name(wanted.name), [])
+        assert found, wanted
+        assert all(wanted.specifier.contains(version) for version in found), wanted
 
 
 def test_every_package_has_a_docstring_and_nothing_else_to_import():
