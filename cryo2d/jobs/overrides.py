@@ -155,12 +155,10 @@ def _unreadable(text: str) -> Problem:
 
 def _unswept(override: Override) -> Problem:
     key, values = override.key_or_group, _value(override)
-    return Problem(
-        COMMAND_LINE,
-        f"{key}={values}",
-        "one value",
-        f"add -m to run once with each of them, or write a list as {key}=[{values}]",
-    )
+    action = f"add -m to run once with each of them, or write a list as {key}=[{values}]"
+    if re.search(r"/|\w\.[a-z]", values):
+        action += f"; quote a name that has commas twice: '{key}=\"{values}\"'"
+    return Problem(COMMAND_LINE, f"{key}={values}", "one value", action)
 
 
 def _value(override: Override) -> str:

@@ -30,6 +30,7 @@ def report(*typed: str, job: str = "classify", **options: object) -> str:
         ("hardware.devices=[1]", "hardware=gpu"),
         ("experiment=quick", "model.num_classes=3"),
         ("hydra.run.dir=/nowhere/at/all",),
+        ('data.path="a,b/p.star"',),
     ],
 )
 def test_a_right_command_line_is_silent(typed):
@@ -50,6 +51,7 @@ def test_a_right_command_line_is_silent(typed):
         ("data.path=/a=b", "'data.path=\"/a=b\"'"),
         ("data.path", "expected key=value"),
         ("model.icuf=1,2", "add -m"),
+        ("data.path=a,b/p.star", "'data.path=\"a,b/p.star\"'"),
         ("model.ctf=half", "expected one of full, flip, none"),
         ("~model.icuf", "found no model.icuf"),
         ("seed=-1", "or null"),
@@ -148,3 +150,10 @@ def test_secrets_in_files_of_settings_are_refused_before_anything_is_written(lin
     text = f"# @package _global_\nlogger:\n  mlflow:\n    _target_: a.B\n    {line}\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     assert "looks like a secret" in report("experiment=mine", extra_dir=tmp_path)
+
+
+def test_one_folder_needs_no_name():
+    assert overrides.gathered("rerun", ["a b", "trusted=[x]"]) == ['run="a b"', "trusted=[x]"]
+    assert overrides.gathered("rerun", ["a", "b"]) == ['run=["a","b"]']
+    assert "found run=" in report('run=["a","b"]', job="rerun")
+    assert report('run="outputs/run=3"', job="rerun") == ""
