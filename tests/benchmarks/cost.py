@@ -101,7 +101,7 @@ def draw(folder: Path, found: dict[str, list[dict[str, float]]]) -> None:
             axis.loglog(sizes, line, "--", color="0.6", label="linear")
             axis.set(xlabel=LABELS[name], ylabel=label)
             axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
-            axis.minorticks_off()
+            axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
             axis.legend(frameon=False, fontsize=9)
             axis.spines[["top", "right"]].set_visible(False)
         figure.tight_layout()
