@@ -77,7 +77,8 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     text = json.dumps(_plain(state, arrays, "state"))
     header = {"format": FORMAT, "state": text, "sha256": _digest(text, arrays)}
     with atomic_write(path) as file:
-        file.write(save(arrays, header))
+        # one entry: several would stand in no fixed order
+        file.write(save(arrays, {FACTS: json.dumps(header)}))
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -88,13 +89,15 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="np") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(FACTS, "{}"))
             if header.get("format") != FORMAT:
                 found = header.get("format", "none")
                 raise DamagedCheckpointError(f"its format is {found}, not {FORMAT}")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise DamagedCheckpointError(f"it is cut or no checkpoint ({error})") from error
+    except json.JSONDecodeError as error:
+        raise DamagedCheckpointError("its header is no JSON") from error
     except OSError as error:
         raise DamagedCheckpointError(f"it cannot be read ({error.strerror or error})") from error
     text = header.get("state", "")
