@@ -24,6 +24,14 @@ def segment_logsumexp(logs: Tensor, segment: Tensor, num_segments: int) -> Tenso
     return top + torch.zeros_like(top).index_add_(0, segment, raised).log()
 
 
+def segment_softmax(logs: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Exponentials of ``[p]`` values over their sum in each segment; exact whatever their level."""
+    top = torch.full((num_segments,), -torch.inf, device=logs.device)
+    top = top.scatter_reduce(0, segment, logs, "amax", include_self=True)
+    raised = torch.exp(logs - top[segment])
+    return raised / torch.zeros_like(top).index_add_(0, segment, raised)[segment]
+
+
 def segment_argmax(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     """Row of the largest of ``[p]`` values in each segment, the first of equals; -1 in an empty."""
     top = torch.full((num_segments,), -torch.inf, device=values.device)
@@ -102,7 +110,7 @@ class Posterior:
         """p ~ exp(loglik / f^2) = exp(-chi2 / (2 f^2)), over classes; poses are maximised."""
         particle, num = candidates.poses.particle, candidates.num_particles
         logs = candidates.loglik / uncertainty**2
-        weight = torch.exp(logs - segment_logsumexp(logs, particle, num)[particle])
+        weight = segment_softmax(logs, particle, num)
         square = torch.zeros(num, device=weight.device).index_add_(0, particle, weight**2)
         return cls.weighted(candidates, weight, 1.0 / square)
 

@@ -56,6 +56,11 @@ def test_it_sums_to_one_and_knows_no_offset(device):
     torch.testing.assert_close(
         Posterior.of(moved, uncertainty=1.5).weight, weight, atol=2e-3, rtol=0
     )
+    # far beyond what single precision resolves, the likeliest are equals
+    far = dataclasses.replace(found, loglik=found.loglik + 1e8)
+    weight = Posterior.of(far, uncertainty=1.5).weight
+    total = torch.zeros(PARTICLES, device=device).index_add_(0, found.poses.particle, weight)
+    torch.testing.assert_close(total, torch.ones_like(total))
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e3, 1e6, 1e12])
