@@ -1,7 +1,6 @@
 """Job ``convert``: particles in the other format, recentred on request."""
 
 import logging
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,14 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
 from cryo2d.data.outcome import with_reasons
-from cryo2d.data.recentering import pick_problems, recentred
+from cryo2d.data.recentering import Recentred, pick_problems, recentred
 from cryo2d.errors import InputError, Problem
-from cryo2d.io.particles import Excluded, write_particles
+from cryo2d.io.particles import Excluded, ParticleTable, write_particles
+from cryo2d.jobs.delivery import Delivery
 from cryo2d.jobs.source import Source, read_source
-from cryo2d.training.manifest import versions, write_manifest
+from cryo2d.training.drawing.gallery import Picture
+from cryo2d.training.drawing.picks import draw_moves
+from cryo2d.training.drawing.report import Flow
 
 log = logging.getLogger(__name__)
 
@@ -38,32 +40,50 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     out = target(cfg.out, path, run_dir)
     source = read_source(cfg)
     facts: dict[str, Any] = {}
-    table = source.table
+    table, pictures = source.table, []
     if cfg.recenter:
         problems = pick_problems(table, cfg.micrograph_pixel_size)
         if problems:
             raise InputError(problems)
         moved = recentred(table, cfg.micrograph_pixel_size)
-        table = moved.table
         facts = {
             "median_move": float(np.median(moved.distance)),
             "longest_move": float(moved.distance.max(initial=0.0)),
             "picks_outside": int(moved.outside.sum()),
         }
+        pictures.append(picture(table, moved, cfg.micrograph_pixel_size))
+        table = moved.table
     write_particles(out, table)
-    files = [out.name] if out.parent == run_dir.resolve() else []
-    files += write_excluded(run_dir, source.excluded)
+    delivery = Delivery(run_dir, source.table.source)
+    delivery.files += [out.name] if out.parent == run_dir.resolve() else []
+    delivery.files += write_excluded(run_dir, source.excluded)
+    for one in pictures:
+        delivery.picture(one)
     counts = {"total": source.total, "written": len(table), "excluded": len(source.excluded.table)}
-    common = {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "source": table.source,
-        "written": str(out),
-        "particles": counts,
-        "versions": versions(),
-    }
-    write_manifest(run_dir, files, common | facts)
+    headline = {"particles": f"{len(table):,}", "written as": out.suffix}
+    if facts:
+        headline["median move"] = f"{facts['median_move']:.1f} A"
+    parts = {name: count for name, count in counts.items() if name != "total"}
+    delivery.close(
+        "Particles converted",
+        Flow(source.total, parts),
+        headline,
+        facts={"written": str(out)} | facts,
+    )
     log.info("%s", summary(source, counts, facts, out))
     return float(len(table))
+
+
+def picture(table: ParticleTable, moved: Recentred, pixel_size: float | None) -> Picture:
+    """Where the picks were, and where they are."""
+    before, after = table.locations, moved.table.locations
+    assert before is not None
+    assert after is not None
+    size = before.pixel_size if pixel_size is None else np.full(len(table), pixel_size)
+    places = [np.stack([place.x, place.y], axis=1) * size[:, None] for place in (before, after)]
+    png = draw_moves(before.micrograph, places[0], places[1], moved.distance)
+    caption = "Left: the micrograph with most picks. Right: how far each pick moved."
+    return Picture("Recentred picks", png, caption, "moves.png")
 
 
 def target(out: str | None, path: Path, run_dir: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,10 @@ from cryo2d.data.outcome import (
 )
 from cryo2d.errors import InputError
 from cryo2d.io.particles import Excluded, ParticleTable, read_particles, write_particles
-from cryo2d.training.manifest import versions, write_manifest
+from cryo2d.jobs.delivery import Delivery
+from cryo2d.training.drawing.gallery import Picture
+from cryo2d.training.drawing.picks import draw_duplicates
+from cryo2d.training.drawing.report import Flow
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +58,22 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         "excluded": len(excluded.table),
     }
     facts = {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "source": table.source,
-        "particles": counts,
         "micrographs": 0 if table.locations is None else len(set(table.locations.micrograph)),
         "min_separation": float(rule.min_separation),
         "median_distance": None if not len(distance) else float(np.median(distance)),
-        "versions": versions(),
     }
-    write_manifest(run_dir, write_tables(run_dir, kept, rejected, excluded), facts)
+    out = Delivery(run_dir, table.source)
+    out.files += write_tables(run_dir, kept, rejected, excluded)
+    if len(rejected):
+        out.picture(picture(kept, rejected, distance, rule))
+    parts = {name: count for name, count in counts.items() if name != "total"}
+    headline = {
+        "kept": f"{len(kept):,}",
+        "rejected": f"{len(rejected):,}",
+        "micrographs": f"{facts['micrographs']:,}",
+        "least distance": f"{rule.min_separation:g} A",
+    }
+    out.close("Particles picked twice", Flow(total, parts), headline, facts=facts)
     log.info("%s", summary(facts, counts, run_dir))
     return float(len(kept))
 
@@ -106,6 +115,23 @@ def separate(
     place = aligned_places(table, rule)
     distance = np.linalg.norm(place[rows] - place[survivors], axis=1)
     return table.take(duplicates.keep), rejected, distance
+
+
+def picture(
+    kept: ParticleTable, rejected: ParticleTable, distance: np.ndarray, rule: DuplicateRule
+) -> Picture:
+    """Where the picks are that stay, and those that go."""
+    stay, go = (
+        (table.locations.micrograph, aligned_places(table, rule))
+        for table in (kept, rejected)
+        if table.locations is not None
+    )
+    png = draw_duplicates(stay, go, distance, rule.min_separation)
+    caption = (
+        "Left: the micrograph that loses most picks, after the shifts of the particles. Distances "
+        "that all crowd at the limit are neighbours, not particles picked twice."
+    )
+    return Picture("Picks", png, caption, "picks.png")
 
 
 def write_tables(

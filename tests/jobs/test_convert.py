@@ -25,7 +25,7 @@ def convert(out: Path, *overrides: str) -> dict:
 
 def test_there_and_back_is_the_same(star, tmp_path):
     first = convert(tmp_path / "a", f"data.path={star}")
-    assert list(first["files"]) == ["particles.cs"]
+    assert list(first["files"]) == ["particles.cs", "report.html"]
     path = tmp_path / "a" / "particles.cs"
     second = convert(tmp_path / "b", f"data.path={path}", f"out={star.parent / 'back.star'}")
     assert second["particles"] == {"total": 24, "written": 24, "excluded": 0}

@@ -115,7 +115,10 @@ def test_second_picks_go_and_say_who_stays(tmp_path, write):
     assert numbers(out / "rejected.star") == list(range(count, len(held["posterior"])))
     survivors = [int(name.split("@")[0]) - 1 for name in column(out / "rejected.star", KEPT)]
     assert survivors == held["again"].tolist()
-    particles = json.loads((out / "manifest.json").read_text())["particles"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert {"report.html", "picks.png", "rejected.star"} <= set(manifest["files"])
+    assert f"{kept:,} kept" in (out / "report.html").read_text()
+    particles = manifest["particles"]
     assert particles["total"] == particles["kept"] + particles["rejected"] + particles["excluded"]
 
 
