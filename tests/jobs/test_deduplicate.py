@@ -117,7 +117,7 @@ def test_second_picks_go_and_say_who_stays(tmp_path, write):
     assert survivors == held["again"].tolist()
     manifest = json.loads((out / "manifest.json").read_text())
     assert {"report.html", "picks.png", "rejected.star"} <= set(manifest["files"])
-    assert f"{kept:,} kept" in (out / "report.html").read_text()
+    assert f"{int(kept):,} kept" in (out / "report.html").read_text()
     particles = manifest["particles"]
     assert particles["total"] == particles["kept"] + particles["rejected"] + particles["excluded"]
 
