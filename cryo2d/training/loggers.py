@@ -32,7 +32,7 @@ class WandbRun(WandbLogger):
     """
 
     def __init__(
-        self, save_dir: str, offline: bool = True, patience: float = 10.0, **others: Any
+        self, save_dir: str, offline: bool = True, patience: float = 5.0, **others: Any
     ) -> None:
         known = Path(save_dir, "wandb", "id")
         if others.get("id") is None and known.is_file():
@@ -102,7 +102,7 @@ class MlflowRun(MLFlowLogger):
         others: arguments of Lightning's logger.
     """
 
-    def __init__(self, patience: float = 10.0, **others: Any) -> None:
+    def __init__(self, patience: float = 5.0, **others: Any) -> None:
         # read by mlflow at every request; one that is set already stays
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, int(patience / 2))))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
