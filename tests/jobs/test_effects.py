@@ -172,7 +172,7 @@ def test_full_correction_beats_flipping_beats_none(tmp_path):
 def test_filters_of_the_averages(tmp_path):
     stack = made(tmp_path, snr=0.05)
     none, half, full = (
-        classified(stack, *SHORT, *from_views(stack), *settings)
+        classified(stack, *SHORT, "model.icuf=2", *from_views(stack), *settings)
         for settings in (("model.frc_regularizer=false",), ("model.full_frc=false",), ())
     )
     assert outer_power(none) > 3 * outer_power(full)
@@ -242,10 +242,10 @@ def test_a_larger_uncertainty_factor_keeps_particles_undecided_for_a_while(stack
 
 def test_annealing_follows_the_iterations_unless_it_is_told(guided):
     default = [s.uncertainty for s in guided().history]
-    assert default[0] == 2.0
+    assert default[0] == 1.5
     assert default[-1] == 1.0
     later = guided("optimizer.anneal_start=3", "optimizer.anneal_iterations=10").history
-    assert [s.uncertainty for s in later] == pytest.approx([2.0, 2.0, 2.0, 2.0])
+    assert [s.uncertainty for s in later] == pytest.approx([1.5, 1.5, 1.5, 1.5])
 
 
 def test_shifts_beyond_the_largest_are_not_found(stack, guided):

@@ -74,6 +74,7 @@ def test_a_box_with_two_particles_keeps_one(dimers):
     pixel = 4.0
     settings = [
         "model.num_classes=2",
+        "model.icuf=2",
         "model.force_max=true",
         "model.max_resolution=8",
         "optimizer.iterations=3",
