@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryo2d.geometry.polar import PolarGrid
+from cryo2d.geometry.polar import PolarGrid, even_size
 from cryo2d.geometry.transform import shift_phase
 
 
@@ -32,18 +32,58 @@ class CoarseBest:
     shift: Tensor
 
 
-ImageParts = tuple[Tensor, Tensor]  # even and odd angular orders, real and imaginary [m 2s n]
+# Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
+ImageParts = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
-BLOCK = 128  # images whose scores with one class stay in the caches of a CPU
+IMAGES = 128  # whose scores with one class stay in the caches of a CPU
+ORDERS = 8  # angular orders that share their rings
+MARGIN = 4  # angular orders that an image has beyond the phase at its rim: J_m(z) falls fast there
+FAINT = 1e-3  # part of the references' power that scores may lack
+
+
+def take_images(images: ImageParts, rows: Tensor | slice) -> ImageParts:
+    """The parts of some images."""
+    even, odd = images
+    return tuple(part[..., rows] for part in even), tuple(part[..., rows] for part in odd)
 
 
 def in_blocks(images: ImageParts) -> list[ImageParts]:
     """The images as few at a time as suits the device."""
-    even, odd = images
-    if even.is_cuda:
+    first = images[0][0]
+    if first.is_cuda:
         return [images]
-    blocks = zip(even.split(BLOCK, dim=-1), odd.split(BLOCK, dim=-1), strict=True)
-    return [(first.contiguous(), second.contiguous()) for first, second in blocks]
+    starts = range(0, first.shape[-1], IMAGES)
+    blocks = [take_images(images, slice(start, start + IMAGES)) for start in starts]
+    return [
+        (tuple(part.contiguous() for part in even), tuple(part.contiguous() for part in odd))
+        for even, odd in blocks
+    ]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Angular orders ``first`` to ``last - 1``, which have no power inside ring ``ring``."""
+
+    first: int
+    last: int
+    ring: int
+
+
+def blocks_of(grid: PolarGrid, extent: float) -> list[Block]:
+    """Where an image inside a disc of diameter ``extent`` (pixel) has power: all of its orders.
+
+    At ring ``j`` the phase at the rim is ``z = pi j extent / box``. Orders beyond it hold hardly
+    any power: they go with J_m(z), as a plane wave's do.
+    """
+    rim = math.pi * extent / grid.box
+    count = min(grid.num_angles, even_size(rim * grid.num_rings + MARGIN, 2))
+    blocks = []
+    for first in range(0, count, ORDERS):
+        # the first ring whose rim phase comes near the lowest order of the block
+        ring = math.ceil((first - MARGIN) / rim) - 1
+        ring = min(max(0, ring), grid.num_rings - 1)
+        blocks.append(Block(first, min(first + ORDERS, count), ring))
+    return blocks
 
 
 class CoarseBank:
@@ -56,6 +96,7 @@ class CoarseBank:
         shifts: class-frame shifts ``[t 2]`` (pixel).
         num_rotations: rotations of a full turn, a multiple of 4.
         offset: rotation of the whole angular grid (radian).
+        extent: diameter of the disc that references fill (pixel).
     """
 
     def __init__(
@@ -67,22 +108,44 @@ class CoarseBank:
         shifts: Tensor,
         num_rotations: int,
         offset: float,
+        extent: float,
     ) -> None:
         device = references.device
         self.grid, self.shifts = grid, shifts.to(device)
         self.num_classes, self.num_shifts = len(references), len(shifts)
         weight = (grid.ring_weights * band).to(device) * grid.harmonic_weights().to(device)[:, None]
-        moved = references[:, None] * shift_phase(grid, -self.shifts)
-        bank = (grid.harmonics(moved) * weight).permute(2, 0, 1, 3)  # [m k t s]
-        real = torch.cat((bank.real, bank.imag), dim=-1)
-        imaginary = torch.cat((-bank.imag, bank.real), dim=-1)
-        both = torch.stack((real, imaginary), dim=2)  # [m k 2 t 2s]
-        self._banks = tuple(both[p::2].flatten(2, 3).contiguous() for p in (0, 1))
+        phase = shift_phase(grid, -self.shifts)
+        self._blocks = blocks_of(grid, extent)
+        # one class at a time stays in the caches of a CPU
+        banks = [self._of_class(grid.harmonics(one * phase) * weight) for one in references]
+        self._banks = [
+            [torch.stack(part, dim=1) for part in zip(*of_parity, strict=True)]  # [m k 2t 2s]
+            for of_parity in zip(*banks, strict=True)
+        ]
+        self._scored = self._blocks_with_power()
         turns = torch.arange(num_rotations, device=device) * (2.0 * math.pi / num_rotations)
         self.psi = offset + turns  # the second half of them is a half turn beyond the first
         angle = self.psi[: num_rotations // 2, None] * torch.arange(grid.num_angles, device=device)
         waves = torch.stack((angle.cos(), angle.sin()), dim=-1)  # [r m 2]
-        self._waves = tuple(waves[:, p::2].flatten(1).contiguous() for p in (0, 1))
+        self._waves = tuple(waves[:, p : self._blocks[-1].last : 2].flatten(1) for p in (0, 1))
+
+    def _of_class(self, shifted: Tensor) -> list[list[Tensor]]:
+        """Blocks of the even and of the odd orders of one class ``[t m s]``: ``[m 2t 2s]`` each."""
+        bank = torch.view_as_real(shifted.transpose(0, 1).contiguous())  # [m t s 2]
+        found: list[list[Tensor]] = [[], []]
+        for block in self._blocks:
+            real, imag = bank[block.first : block.last, :, block.ring :].unbind(-1)
+            first, second = torch.cat((real, imag), dim=-1), torch.cat((-imag, real), dim=-1)
+            both = torch.cat((first, second), dim=1)
+            found[0].append(both[0::2])
+            found[1].append(both[1::2])
+        return found
+
+    def _blocks_with_power(self) -> int:
+        """How many blocks hold all of the references' power but a faint part."""
+        even, odd = (torch.stack([part.square().sum() for part in bank]) for bank in self._banks)
+        power = (even + odd).flip(0).cumsum(0).flip(0)  # from this block on
+        return max(1, int((power > FAINT * power[0]).sum()))
 
     def parts(self, harmonics: Tensor) -> ImageParts:
         """Images laid out for the matrix products.
@@ -91,9 +154,13 @@ class CoarseBank:
             harmonics: circular harmonics of CTF X / sigma^2 ``[n m s]``, at least as many orders
                 and rings as the bank has.
         """
-        part = harmonics[:, : self.grid.num_angles, : self.grid.num_rings]
-        real = torch.cat((part.real, part.imag), dim=-1).permute(1, 2, 0)  # [m 2s n]
-        return real[0::2].contiguous(), real[1::2].contiguous()
+        found: list[list[Tensor]] = [[], []]
+        for block in self._blocks:
+            part = harmonics[:, block.first : block.last, block.ring : self.grid.num_rings]
+            real = torch.cat((part.real, part.imag), dim=-1).permute(1, 2, 0)  # [m 2s n]
+            found[0].append(real[0::2].contiguous())
+            found[1].append(real[1::2].contiguous())
+        return tuple(found[0]), tuple(found[1])
 
     def best(self, images: ImageParts) -> CoarseBest:
         """Best rotation and shift of every class."""
@@ -107,16 +174,28 @@ class CoarseBank:
 
     def _half_turn(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor]:
         """Parts of the score that keep and change their sign under a half turn ``[r/2 t*n]``."""
-        num = images[0].shape[-1]
         keep, change = (
-            waves @ torch.bmm(bank[:, k], image).view(waves.shape[1], self.num_shifts * num)
-            for bank, waves, image in zip(self._banks, self._waves, images, strict=True)
+            self._turned(banks, waves, image, k)
+            for banks, waves, image in zip(self._banks, self._waves, images, strict=True)
         )
         return keep, change
 
+    def _turned(
+        self, banks: list[Tensor], waves: Tensor, images: tuple[Tensor, ...], k: int
+    ) -> Tensor:
+        """Part of the score from the orders of one parity ``[r/2 t*n]``."""
+        scored = slice(self._scored)
+        orders, num = sum(len(image) for image in images[scored]), images[0].shape[-1]
+        products = images[0].new_empty((orders, 2 * self.num_shifts, num))
+        start = 0
+        for bank, image in zip(banks[scored], images[scored], strict=True):
+            torch.bmm(bank[:, k], image, out=products[start : start + len(image)])
+            start += len(image)
+        return waves[:, : 2 * orders] @ products.view(2 * orders, -1)
+
     def _best_of_class(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Maximum over rotation and shift: score, rotation, shift index, ``[n]`` each."""
-        num = images[0].shape[-1]
+        num = images[0][0].shape[-1]
         keep, change = self._half_turn(images, k)
         score = change.abs().add_(keep)
         # the place of a maximum takes far longer to find than its value: only in the best shift
@@ -128,7 +207,7 @@ class CoarseBank:
     def scores(self, images: ImageParts, k: int) -> Tensor:
         """Re<CTF X / sigma^2, A> of one class at every rotation and shift ``[r*t n]``."""
         keep, change = self._half_turn(images, k)
-        return torch.cat((keep + change, keep - change)).view(-1, images[0].shape[-1])
+        return torch.cat((keep + change, keep - change)).view(-1, images[0][0].shape[-1])
 
     def gather(self, images: ImageParts, weights: Tensor) -> Tensor:
         """Images taken into their class's frame at every rotation and shift, weighted and summed.
@@ -142,17 +221,24 @@ class CoarseBank:
         Returns:
             Circular harmonics ``[m s]`` on the bank's grid.
         """
-        num, rings = images[0].shape[-1], self.grid.num_rings
+        num, grid = images[0][0].shape[-1], self.grid
         first, second = weights.view(2, -1, self.num_shifts * num)
-        columns = []
-        for waves, image, turned in zip(
-            self._waves, images, (first + second, first - second), strict=True
-        ):
-            mixed = (waves.T @ turned).view(len(image), 2 * self.num_shifts, num)  # [m 2t n]
-            summed = torch.bmm(mixed, image.transpose(1, 2))  # [m 2t 2s]
-            cosine, sine = summed.view(len(image), 2, self.num_shifts, 2, rings).unbind(1)
-            real = cosine[:, :, 0] + sine[:, :, 1]
-            columns.append(torch.complex(real, cosine[:, :, 1] - sine[:, :, 0]))
-        moved = torch.stack(columns, dim=1).flatten(0, 1).transpose(0, 1).contiguous()  # [t m s]
-        shifted = self.grid.from_harmonics(moved) * shift_phase(self.grid, self.shifts)
-        return self.grid.harmonics(shifted.sum(0))
+        moved = torch.zeros(
+            (self.num_shifts, grid.num_angles, grid.num_rings),
+            dtype=torch.complex64,
+            device=weights.device,
+        )
+        for parity, turned in enumerate((first + second, first - second)):
+            mixed = (self._waves[parity].T @ turned).view(-1, 2 * self.num_shifts, num)  # [m 2t n]
+            start = 0
+            for block, image in zip(self._blocks, images[parity], strict=True):
+                part = mixed[start : start + len(image)]
+                start += len(image)
+                summed = torch.bmm(part, image.transpose(1, 2))  # [m 2t 2s]
+                shape = (len(image), 2, self.num_shifts, 2, -1)
+                cosine, sine = summed.view(shape).unbind(1)
+                real, imag = cosine[:, :, 0] + sine[:, :, 1], cosine[:, :, 1] - sine[:, :, 0]
+                place = moved[:, block.first + parity : block.last : 2, block.ring :]
+                place.copy_(torch.complex(real, imag).transpose(0, 1))
+        shifted = grid.from_harmonics(moved) * shift_phase(grid, self.shifts)
+        return grid.harmonics(shifted.sum(0))

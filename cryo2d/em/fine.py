@@ -1,8 +1,10 @@
 """The local search: all rings, a fine grid round the candidate poses, sub-grid interpolation.
 
-Each candidate image is first brought into its class's frame at the coarse pose. What is left is a
-small rotation and shift, the same few for all images of a class: one matrix product per class with
-its slightly rotated and shifted references.
+Each candidate image is first brought into its class's frame at the coarse pose, which takes no
+interpolation if the rotation is by whole samples of the polar grid. What is left is a small shift
+and rotation, the same few for all. Image times slightly rotated reference is a product sample by
+sample, and the small shifts of all of them are one matrix product: their phases vary so slowly with
+the angle that neighbouring angles are summed before it.
 """
 
 import math
@@ -13,7 +15,9 @@ from torch import Tensor
 
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.transform import rotate_vector, rotation_phase, shift_phase
-from cryo2d.physics.image import adjoint, images_at_once
+from cryo2d.physics.image import aligned, images_at_once
+
+SAME = 0.5  # radians within which the phases of a small shift count as the same
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,17 @@ def effective_number(log_weights: Tensor) -> Tensor:
 
 
 class LocalGrid:
-    """Small rotations and shifts, in the class frame, round a coarse pose.
+    """Small shifts, then small rotations, in the class frame, round a coarse pose.
 
     Args:
-        rotation_step: coarse rotation step (radian).
-        shift_step: coarse shift step (pixel).
-        steps: fine steps per coarse step, even; the grid ends half a coarse step from its centre.
+        rotation_step: rotations that the grid covers, from end to end (radian).
+        shift_step: shifts that it covers, along x and y (pixel).
+        steps: fine steps from end to end, even.
         device: of the tensors.
 
     Attributes:
         turns: rotations ``[r]`` (radian).
-        moves: shifts ``[q 2]`` (pixel), applied after the rotation.
+        moves: shifts ``[q 2]`` (pixel), applied before the rotation.
         share: quadrature weight of each pose ``[r*q]``, sums to 1: neighbouring grids share their
             borders.
     """
@@ -109,7 +113,7 @@ class LocalGrid:
 
         Args:
             grid: polar grid of the images.
-            aligned: images in their class's frame at the coarse pose ``[p m s]``.
+            aligned: images in their class's frame at the coarse pose ``[p a s]``.
             weights: of the poses ``[p r*q]``.
 
         Returns:
@@ -117,10 +121,8 @@ class LocalGrid:
         """
         flat = torch.view_as_real(aligned).flatten(1)
         mixed = (weights.T @ flat).view(self.width, -1, *aligned.shape[1:], 2)
-        turned = torch.view_as_complex(mixed)  # [r q m s]
-        turned = (turned * rotation_phase(self.turns, aligned.shape[1])[:, None]).sum(0)
-        moved = grid.from_harmonics(turned) * shift_phase(grid, self.moves)
-        return grid.harmonics(moved.sum(0))
+        moved = (torch.view_as_complex(mixed) * shift_phase(grid, self.moves)).sum(1)  # [r a s]
+        return (grid.harmonics(moved) * rotation_phase(self.turns, grid.num_angles)).sum(0)
 
 
 class FineBank:
@@ -131,53 +133,59 @@ class FineBank:
         grid: polar grid of all rings in use.
         band: weight of each ring in the alignment ``[s]``, 0 or 1.
         local: small rotations and shifts to try.
-        num_orders: angular orders that the references fill.
     """
 
     def __init__(
-        self,
-        references: Tensor,
-        grid: PolarGrid,
-        *,
-        band: Tensor,
-        local: LocalGrid,
-        num_orders: int | None = None,
+        self, references: Tensor, grid: PolarGrid, *, band: Tensor, local: LocalGrid
     ) -> None:
-        device = references.device
         self.grid, self.local = grid, local
-        self._orders = num_orders or grid.num_angles
-        self._references = grid.from_harmonics(references)
-        self._phase = shift_phase(grid, -local.moves)
-        weight = (grid.ring_weights * band).to(device) * grid.harmonic_weights().to(device)[:, None]
-        turn = rotation_phase(-local.turns, self._orders)
-        self._weight = turn[:, None] * weight[: self._orders]  # [r 1 m s]
+        weight = (grid.ring_weights * band).to(references.device) / grid.num_angles
+        turn = rotation_phase(-local.turns, grid.num_angles)
+        # one class at a time stays in the caches of a CPU
+        turned = [grid.from_harmonics(one * turn).conj_physical() * weight for one in references]
+        self._turned = torch.stack(turned)  # [k r a s]
+        self._together = self._angles_together()
+        phase = shift_phase(grid, local.moves).unflatten(1, (-1, self._together)).mean(2)
+        self._phase = torch.view_as_real(phase.conj_physical()).flatten(1)  # [q 2as]
 
-    def _templates(self, k: int) -> Tensor:
-        """Local references of one class ``[r*y*x 2ms]``."""
-        moved = self.grid.harmonics(self._references[k] * self._phase)[:, : self._orders]
-        return torch.view_as_real(self._weight * moved).flatten(2).flatten(0, 1)
+    def _angles_together(self) -> int:
+        """Neighbouring angles that share the phases of the local shifts."""
+        longest = float(self.local.moves.norm(dim=1).max())
+        # radians of phase from one angle to the next, at the outermost ring
+        change = 2.0 * math.pi * longest * self.grid.num_rings / self.grid.box
+        change *= math.pi / self.grid.num_angles
+        fits = (n for n in (8, 4, 2) if n * change <= SAME and self.grid.num_angles % n == 0)
+        return next(fits, 1)
+
+    def snapped(self, poses: Poses) -> Poses:
+        """The poses with rotations by whole samples, and the same shifts in the class frame."""
+        psi = self.grid.nearest(poses.psi)
+        shift = rotate_vector(poses.shift, poses.psi - psi)
+        return Poses(poses.particle, poses.classes, psi, shift)
 
     def scores(self, image: Tensor, poses: Poses) -> Tensor:
         """Re<CTF X / sigma^2, A> on the local grid round each pose ``[p r*q]``.
 
         Args:
             image: CTF X / sigma^2 ``[n a s]``.
-            poses: starting poses, sorted by class.
+            poses: starting poses, snapped; fastest if sorted by class.
         """
-        counts = torch.bincount(poses.classes, minlength=len(self._references)).tolist()
         chunk = images_at_once(image.device)
-        scores, start = [], 0
-        for k, count in enumerate(counts):
-            if not count:
-                continue
-            templates = self._templates(k).T
-            for first in range(start, start + count, chunk):
-                part = poses[first : min(first + chunk, start + count)]
-                aligned = adjoint(self.grid, image[part.particle], part.psi, part.shift)
-                flat = torch.view_as_real(aligned[:, : self._orders].contiguous()).flatten(1)
-                scores.append(flat @ templates)
-            start += count
-        return torch.cat(scores)
+        image, scores = image.contiguous(), []
+        for start in range(0, len(poses.psi), chunk):
+            part = poses[start : start + chunk]
+            still = aligned(self.grid, image, part.particle, part.psi, part.shift)
+            few = zip(still.split(chunk // 4), part.classes.split(chunk // 4), strict=True)
+            scores += [self._products(some, classes) for some, classes in few]
+        return torch.cat(scores, dim=1).permute(1, 2, 0).flatten(1)
+
+    def _products(self, still: Tensor, classes: Tensor) -> Tensor:
+        """Scores of images in the frames of their classes ``[p a s]``: ``[q p r]``."""
+        product = self._turned.index_select(0, classes)  # [p r a s]
+        product.mul_(still[:, None])
+        summed = product.unflatten(2, (-1, self._together)).sum(3)
+        flat = torch.view_as_real(summed).flatten(2).flatten(0, 1)
+        return (self._phase @ flat.T).view(-1, len(classes), self.local.width)
 
     def refine(
         self, image: Tensor, poses: Poses, scale: Tensor, *, temperature: float = 1.0
@@ -186,10 +194,11 @@ class FineBank:
 
         Args:
             image: CTF X / sigma^2 ``[n a s]``.
-            poses: starting poses, sorted by class.
+            poses: starting poses, fastest if sorted by class.
             scale: contrast scale of the particles ``[n]``.
             temperature: squared uncertainty factor, for the effective numbers.
         """
+        poses = self.snapped(poses)
         sharpness = scale[poses.particle] / temperature
         return self.peak(poses, self.scores(image, poses), sharpness)
 
@@ -221,7 +230,7 @@ class FineBank:
                 poses.particle,
                 poses.classes,
                 psi % (2.0 * math.pi),
-                poses.shift + rotate_vector(move, -psi),
+                poses.shift + rotate_vector(move, -poses.psi),
             ),
             centre + up_r + up_y + up_x,
             effective_number(logs.flatten(2).logsumexp(2)),

@@ -18,13 +18,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cryo2d.em.coarse import ImageParts
+from cryo2d.em.coarse import ImageParts, take_images
 from cryo2d.em.fine import Poses
 from cryo2d.em.posterior import Posterior, segment_argmax, segment_logsumexp
 from cryo2d.em.score import Candidates, PoseScorer
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.image import adjoint, images_at_once
+from cryo2d.physics.image import aligned, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
 _LEAST = 1e-3  # posterior weights below this are not worth their part of the sums
@@ -50,14 +50,9 @@ class CoarseLogs:
         """Log likelihood of one class at every rotation and shift ``[r*t n]``, all or some rows."""
         parts, scale, offset = self.parts, self.scale, self.offset[:, k]
         if rows is not None:
-            parts, scale, offset = self.columns(rows), scale[rows], offset[rows]
+            parts, scale, offset = take_images(parts, rows), scale[rows], offset[rows]
         logs = self.scorer.coarse.scores(parts, k)
         return logs.mul_(scale).sub_(offset)
-
-    def columns(self, rows: Tensor) -> ImageParts:
-        """The parts of some particles."""
-        even, odd = self.parts
-        return even[..., rows], odd[..., rows]
 
 
 @dataclass(frozen=True)
@@ -160,10 +155,10 @@ class MarginalPosterior:
                 for part in inside.split(chunk) if len(inside) else ():
                     start, weight = self.cells.start[part], self.weight[part]
                     row = start.particle
-                    aligned = adjoint(grid, images.image[row], start.psi, start.shift)
+                    still = aligned(grid, images.image, row, start.psi, start.shift)
                     alpha = images.scale[row]
                     share = self.local[part] * (weight * alpha)[:, None]
-                    stats.num[half, k] += local.gather(grid, aligned, share)
+                    stats.num[half, k] += local.gather(grid, still, share)
                     stats.den[half, k] += (weight * alpha**2) @ images.transfer[row]
                     stats.count[half, k] += weight.sum()
 
@@ -178,7 +173,7 @@ class MarginalPosterior:
                 weights = torch.exp(self.logs(k, rows) - self.level[rows, k])
                 self._leave_cells_out(weights, k, rows)
                 alpha, rest = images.scale[rows], self.rest[rows, k]
-                summed = coarse.gather(self.logs.columns(rows), weights * alpha)
+                summed = coarse.gather(take_images(self.logs.parts, rows), weights * alpha)
                 stats.num[half, k, :orders, :rings] += summed
                 stats.den[half, k] += (rest * alpha**2) @ images.transfer[rows]
                 stats.count[half, k] += rest.sum()
@@ -294,5 +289,5 @@ class Marginalise:
         pose = place.flatten(1)[particle, index]
         psi = scorer.coarse.psi[pose // scorer.coarse.num_shifts]
         shift = scorer.image_shift(pose % scorer.coarse.num_shifts, psi)
-        start = Poses(particle, index // value.shape[2], psi, shift)
+        start = scorer.fine.snapped(Poses(particle, index // value.shape[2], psi, shift))
         return Cells(start, pose, value.flatten(1)[particle, index])

@@ -19,7 +19,7 @@ from torch import Tensor
 from cryo2d.em.coarse import CoarseBank, ImageParts
 from cryo2d.em.fine import FineBank, LocalGrid, Poses, RefinedPoses
 from cryo2d.em.search import PoseSearch
-from cryo2d.geometry.polar import PolarGrid, even_size
+from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_power
 from cryo2d.geometry.transform import rotate_vector
 from cryo2d.physics.preprocess import WeightedImages
@@ -96,16 +96,21 @@ class PoseScorer:
             shifts=search.shifts(coarse).to(device),
             num_rotations=num_rotations,
             offset=jitter * rotation_step,
+            extent=search.extent,
         )
         fine_grid = grid.up_to(rings)
         self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
-        reach = torch.pi * rings * search.extent / grid.box + 4  # J_m(z) is negligible for m > z
         self.fine = FineBank(
             self.harmonics,
             fine_grid,
             band=band[:rings],
-            local=LocalGrid(rotation_step, search.shift_step(coarse), search.fine_steps, device),
-            num_orders=min(grid.num_angles, even_size(float(reach))),
+            # whole samples of the circle may be half of one away from the coarse rotation
+            local=LocalGrid(
+                rotation_step + math.pi / grid.num_angles,
+                search.shift_step(coarse),
+                search.fine_steps,
+                device,
+            ),
         )
         self.band = (fine_grid.ring_weights * band[:rings]).to(device)
         self.power = ring_power(fine_grid, self.harmonics) * self.band  # [k s]

@@ -147,6 +147,31 @@ class PolarGrid:
         product = (first.conj() * second).real.mean(-2)
         return product @ self.ring_weights.to(product)
 
+    def nearest(self, psi: Tensor) -> Tensor:
+        """Rotations (radian) by whole samples of the circle next to the given ones."""
+        step = math.pi / self.num_angles
+        return (psi / step).round() * step
+
+    def turned(self, rings: Tensor, row: Tensor, psi: Tensor) -> Tensor:
+        """Some images, each rotated by whole samples of the circle: nothing is interpolated.
+
+        Args:
+            rings: polar samples ``[n a s]``.
+            row: image of each rotation ``[p]``.
+            psi: rotations as :meth:`nearest` gives them ``[p]`` (radian).
+
+        Returns:
+            ``[p a s]``.
+        """
+        count = self.num_angles
+        steps = (psi * (count / math.pi)).round().long()
+        place = (torch.arange(count, device=psi.device) - steps[:, None]) % (2 * count)
+        sample = row[:, None] * count + place % count
+        found = rings.flatten(0, 1).index_select(0, sample.flatten()).unflatten(0, place.shape)
+        # the other half of the circle is the complex conjugate
+        torch.view_as_real(found)[..., 1] *= torch.where(place < count, 1.0, -1.0)[..., None]
+        return found
+
     def harmonics(self, rings: Tensor) -> Tensor:
         """Circular harmonics c_m, m = 0 .. num_angles - 1: ``[... a s]`` -> ``[... m s]``."""
         # real and imaginary part have the even and the odd orders: their sum, a real function on

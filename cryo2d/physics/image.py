@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.geometry.transform import rotation_phase, shift_phase
+from cryo2d.geometry.transform import rotate_vector, rotation_phase, shift_phase
 
 
 def images_at_once(device: torch.device) -> int:
@@ -41,3 +41,22 @@ def adjoint(grid: PolarGrid, rings: Tensor, psi: Tensor, shift: Tensor) -> Tenso
     """Particles ``[n a s]`` taken into the frame of their class ``[n m s]``, adjoint of form."""
     moved = rings * shift_phase(grid, shift)
     return grid.harmonics(moved) * rotation_phase(psi, grid.num_angles)
+
+
+def aligned(grid: PolarGrid, rings: Tensor, row: Tensor, psi: Tensor, shift: Tensor) -> Tensor:
+    """Particles taken into the frame of their class as samples, at rotations by whole samples.
+
+    The same as :func:`adjoint`, without a transform.
+
+    Args:
+        grid: polar grid.
+        rings: particles ``[n a s]``.
+        row: particle of each pose ``[p]``.
+        psi: rotation image -> class, as ``grid.nearest`` gives it ``[p]`` (radian).
+        shift: shift image -> class, before the rotation ``[p 2]`` (pixel).
+
+    Returns:
+        Polar samples ``[p a s]``.
+    """
+    turned = grid.turned(rings, row, psi)
+    return turned.mul_(shift_phase(grid, rotate_vector(shift, psi)))

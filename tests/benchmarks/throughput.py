@@ -115,10 +115,10 @@ def bare_products(scorer: PoseScorer, candidates: float, device: torch.device) -
     mixed = torch.randn((2 * orders, shifts * images), device=device)
     waves = torch.randn((turns, 2 * orders), device=device)
     one_class = 2 * seconds_of(device, lambda: (torch.bmm(bank, parts), waves @ mixed))
-    width = 2 * fine._orders * fine.grid.num_rings
-    aligned = torch.randn((32, width), device=device)
-    templates = torch.randn((width, len(fine.local.turns) * len(fine.local.moves)), device=device)
-    local = seconds_of(device, lambda: aligned @ templates) / len(aligned)
+    moves, width = fine._phase.shape
+    products = torch.randn((32 * len(fine.local.turns), width), device=device)
+    phases = torch.randn((moves, width), device=device)
+    local = seconds_of(device, lambda: phases @ products.T) / 32
     return coarse.num_classes * one_class / images + candidates * local
 
 

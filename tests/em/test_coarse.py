@@ -43,6 +43,7 @@ def test_best_of_every_class_is_that_of_the_exhaustive_search(box, first_ring, d
         shifts=shifts.to(device),
         num_rotations=ROTATIONS,
         offset=OFFSET,
+        extent=box,
     )
     found = bank.best(bank.parts(grid.harmonics(images)))
     table, psis = exhaustive(
@@ -68,6 +69,7 @@ def test_particles_and_classes_do_not_mix(device):
         "shifts": shift_disc(2.0, 1.5).to(device),
         "num_rotations": 20,
         "offset": 0.0,
+        "extent": 32.0,
     }
     bank = CoarseBank(references, data.grid, **settings)
     together = bank.best(bank.parts(images))
@@ -88,6 +90,7 @@ def test_it_takes_the_orders_and_rings_that_it_needs(device):
         "shifts": torch.zeros((1, 2), device=device),
         "num_rotations": 40,
         "offset": 0.0,
+        "extent": 32.0,
     }
     bank = CoarseBank(coarse.grid.sample(coarse.averages.to(device)), coarse.grid, **settings)
     first = bank.best(bank.parts(fine.grid.harmonics(fine.weighted(device).image)))

@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from reference import fourier, frequencies, picture, pictures, plane_sum, polar, seen, turn
 
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.image import adjoint, form
+from cryo2d.physics.image import adjoint, aligned, form
 
 BOXES = [(40, 18), (41, 20)]
 PSI = torch.tensor([0.7, -2.0, 5.5, 0.0])
@@ -82,3 +84,16 @@ def test_the_oracle_turns_frequencies_as_pixels():
     other = polar(picture(32, 0, 0.7), grid)
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(one).max())
     assert plane_sum(np.abs(one) ** 2) == pytest.approx(plane_sum(np.abs(other) ** 2), rel=1e-4)
+
+
+@pytest.mark.parametrize(("box", "rings"), BOXES)
+def test_aligned_samples_are_those_of_the_adjoint(box, rings, device):
+    grid, row = PolarGrid(box, rings), torch.tensor([2, 0, 1, 3, 0], device=device)
+    image, psi = random_rings(grid, device, 1), grid.nearest(PSI.to(device)[row] + 0.3)
+    step = math.pi / grid.num_angles
+    assert float((psi / step - (psi / step).round()).abs().max()) < 1e-3
+    assert float((psi - PSI.to(device)[row] - 0.3).abs().max()) <= 0.501 * step
+    shift = SHIFT.to(device)[row] * 1.1
+    found = aligned(grid, image, row, psi, shift)
+    exact = adjoint(grid, image[row], psi, shift)
+    torch.testing.assert_close(grid.harmonics(found), exact, rtol=1e-3, atol=1e-3)
