@@ -17,7 +17,7 @@ from cryo2d.em.posterior import maximise
 from cryo2d.em.prior import FrcRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.io.table import Excluded, ParticleTable
-from cryo2d.physics.preprocess import Preprocessor, ctf_at
+from cryo2d.physics.preprocess import Preprocessor, ctf_on
 from cryo2d.physics.solvent import SolventMask
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint
 from cryo2d.training.datamodule import Particles
@@ -58,7 +58,7 @@ def module_of(data: Synthetic, plan: VisitPlan, parts: Part) -> Classification:
         rings=ResolutionRamp(6, grid.num_rings, 3),
         first_ring=0,
         step_size=PowerLaw(),
-        transfer=ctf_at,
+        transfer=ctf_on,
         expectation=maximise,
         scale_per_particle=True,
         hard_last=False,

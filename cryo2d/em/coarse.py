@@ -117,35 +117,32 @@ class CoarseBank:
         phase = shift_phase(grid, -self.shifts)
         self._blocks = blocks_of(grid, extent)
         # one class at a time stays in the caches of a CPU
-        banks = [self._of_class(grid.harmonics(one * phase) * weight) for one in references]
-        self._banks = [
-            [torch.stack(part, dim=1) for part in zip(*of_parity, strict=True)]  # [m k 2t 2s]
-            for of_parity in zip(*banks, strict=True)
-        ]
-        self._scored = self._blocks_with_power()
+        shifted = (grid.harmonics(one * phase) * weight for one in references)
+        banks, power = zip(*map(self._of_class, shifted), strict=True)
+        self._banks = banks  # [k][parity][block][m 2t 2s]
+        self._scored = self._blocks_with(torch.stack(power).sum(0))
         turns = torch.arange(num_rotations, device=device) * (2.0 * math.pi / num_rotations)
         self.psi = offset + turns  # the second half of them is a half turn beyond the first
         angle = self.psi[: num_rotations // 2, None] * torch.arange(grid.num_angles, device=device)
         waves = torch.stack((angle.cos(), angle.sin()), dim=-1)  # [r m 2]
         self._waves = tuple(waves[:, p : self._blocks[-1].last : 2].flatten(1) for p in (0, 1))
 
-    def _of_class(self, shifted: Tensor) -> list[list[Tensor]]:
-        """Blocks of the even and of the odd orders of one class ``[t m s]``: ``[m 2t 2s]`` each."""
+    def _of_class(self, shifted: Tensor) -> tuple[ImageParts, Tensor]:
+        """One class at every shift ``[t m s]``, by blocks ``[m 2t 2s]``; power of its orders."""
         bank = torch.view_as_real(shifted.transpose(0, 1).contiguous())  # [m t s 2]
-        found: list[list[Tensor]] = [[], []]
+        even, odd = [], []
         for block in self._blocks:
             real, imag = bank[block.first : block.last, :, block.ring :].unbind(-1)
             first, second = torch.cat((real, imag), dim=-1), torch.cat((-imag, real), dim=-1)
             both = torch.cat((first, second), dim=1)
-            found[0].append(both[0::2])
-            found[1].append(both[1::2])
-        return found
+            even.append(both[0::2])
+            odd.append(both[1::2])
+        return (tuple(even), tuple(odd)), bank.square().sum((1, 2, 3))
 
-    def _blocks_with_power(self) -> int:
-        """How many blocks hold all of the references' power but a faint part."""
-        even, odd = (torch.stack([part.square().sum() for part in bank]) for bank in self._banks)
-        power = (even + odd).flip(0).cumsum(0).flip(0)  # from this block on
-        return max(1, int((power > FAINT * power[0]).sum()))
+    def _blocks_with(self, power: Tensor) -> int:
+        """How many blocks hold all of the power of the orders ``[m]`` but a faint part."""
+        beyond = torch.stack([power[block.first :].sum() for block in self._blocks])
+        return max(1, int((beyond > FAINT * power.sum()).sum()))
 
     def parts(self, harmonics: Tensor) -> ImageParts:
         """Images laid out for the matrix products.
@@ -175,21 +172,21 @@ class CoarseBank:
     def _half_turn(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor]:
         """Parts of the score that keep and change their sign under a half turn ``[r/2 t*n]``."""
         keep, change = (
-            self._turned(banks, waves, image, k)
-            for banks, waves, image in zip(self._banks, self._waves, images, strict=True)
+            self._turned(bank, waves, image)
+            for bank, waves, image in zip(self._banks[k], self._waves, images, strict=True)
         )
         return keep, change
 
     def _turned(
-        self, banks: list[Tensor], waves: Tensor, images: tuple[Tensor, ...], k: int
+        self, bank: tuple[Tensor, ...], waves: Tensor, images: tuple[Tensor, ...]
     ) -> Tensor:
         """Part of the score from the orders of one parity ``[r/2 t*n]``."""
         scored = slice(self._scored)
         orders, num = sum(len(image) for image in images[scored]), images[0].shape[-1]
         products = images[0].new_empty((orders, 2 * self.num_shifts, num))
         start = 0
-        for bank, image in zip(banks[scored], images[scored], strict=True):
-            torch.bmm(bank[:, k], image, out=products[start : start + len(image)])
+        for part, image in zip(bank[scored], images[scored], strict=True):
+            torch.bmm(part, image, out=products[start : start + len(image)])
             start += len(image)
         return waves[:, : 2 * orders] @ products.view(2 * orders, -1)
 

@@ -89,8 +89,10 @@ class PoseScorer:
         band = (torch.arange(grid.num_rings) >= first_ring).float()
         num_rotations = search.num_rotations(coarse)
         rotation_step = 2.0 * torch.pi / num_rotations
+        fine_grid = grid.up_to(rings)
+        self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
         self.coarse = CoarseBank(
-            coarse_grid.sample(references),
+            coarse_grid.from_harmonics(self.harmonics[:, : coarse_grid.num_angles, :coarse]),
             coarse_grid,
             band=band[:coarse],
             shifts=search.shifts(coarse).to(device),
@@ -98,8 +100,6 @@ class PoseScorer:
             offset=jitter * rotation_step,
             extent=search.extent,
         )
-        fine_grid = grid.up_to(rings)
-        self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
         self.fine = FineBank(
             self.harmonics,
             fine_grid,

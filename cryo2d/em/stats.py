@@ -52,6 +52,11 @@ class SufficientStats:
     def __add__(self, other: Self) -> Self:
         return self._combine(other, 1.0, 1.0)
 
+    def add_(self, other: Self) -> None:
+        """Add other sums in place."""
+        for name, value in self.as_dict().items():
+            value += getattr(other, name)
+
     def blend(self, other: Self, gamma: float) -> Self:
         """(1 - gamma) self + gamma other: the online update of Cappe & Moulines (2009)."""
         return self._combine(other, 1.0 - gamma, gamma)

@@ -32,26 +32,36 @@ def ctf_at(params: CtfParams, fx: Tensor, fy: Tensor) -> Tensor:
     Returns:
         ``[n *fx.shape]`` float32.
     """
-    view = (-1,) + (1,) * fx.dim()
-    power = fx * fx + fy * fy
-    azimuth2 = 2.0 * torch.atan2(fy, fx)
+    return ctf_on(params, torch.hypot(fx, fy), torch.atan2(fy, fx))
+
+
+def ctf_on(params: CtfParams, frequency: Tensor, azimuth: Tensor) -> Tensor:
+    """CTF of each particle at spatial frequencies in polar coordinates, as :func:`ctf_at`.
+
+    Args:
+        params: parameters, ``[n]`` each.
+        frequency: length (1/Angstrom).
+        azimuth: angle from the x axis (radian); the two broadcast together.
+
+    Returns:
+        ``[n ...]`` float32.
+    """
+    view = (-1,) + (1,) * max(frequency.dim(), azimuth.dim())
+    power = frequency * frequency
     wavelength = electron_wavelength(params.voltage.double()).float()
     mean = 0.5 * (params.defocus_u + params.defocus_v)
     half = 0.5 * (params.defocus_u - params.defocus_v)
-    # cos 2(phi - angle) expanded: the trigonometry of the grid is done once, not once per particle
+    # cos 2(phi - angle) expanded, so that what depends on the azimuth is small until the last step
     along = half * torch.cos(2.0 * params.defocus_angle)
     across = half * torch.sin(2.0 * params.defocus_angle)
     defocus = (
         mean.view(view)
-        + along.view(view) * torch.cos(azimuth2)
-        + across.view(view) * torch.sin(azimuth2)
+        + along.view(view) * torch.cos(2.0 * azimuth)
+        + across.view(view) * torch.sin(2.0 * azimuth)
     )
     quartic = 0.5 * math.pi * params.spherical_aberration * wavelength**3
     offset = params.phase_shift + torch.asin(params.amplitude_contrast)
-    phase = (
-        (math.pi * wavelength).view(view) * defocus * power
-        - quartic.view(view) * power * power
-        + offset.view(view)
-    )
+    radial = offset.view(view) - quartic.view(view) * power * power
+    chirp = (math.pi * wavelength).view(view) * power
     envelope = torch.exp(-0.25 * params.b_factor.view(view) * power)
-    return torch.sin(phase) * envelope
+    return torch.addcmul(radial, defocus, chirp).sin_().mul_(envelope)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryo2d.geometry.fourier import fourier_resize, smooth_size
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.ctf import ctf_at
+from cryo2d.physics.ctf import ctf_on
 from cryo2d.physics.mask import circular_mask, radius_grid
 from cryo2d.types import CtfParams, ParticleBatch
 
@@ -107,20 +107,20 @@ def _mean(images: Tensor, weight: Tensor) -> Tensor:
     return (images.flatten(1) @ weight.flatten())[:, None, None]
 
 
-Transfer = Callable[[CtfParams, Tensor, Tensor], Tensor]
+Transfer = Callable[[CtfParams, Tensor, Tensor], Tensor]  # as ctf_on
 
 
-def phase_flip(params: CtfParams, fx: Tensor, fy: Tensor) -> Tensor:
+def phase_flip(params: CtfParams, frequency: Tensor, azimuth: Tensor) -> Tensor:
     """Only the sign of the CTF: particles are phase-flipped, amplitudes left as they are."""
-    return torch.where(ctf_at(params, fx, fy) < 0, -1.0, 1.0)
+    return torch.where(ctf_on(params, frequency, azimuth) < 0, -1.0, 1.0)
 
 
-def no_ctf(params: CtfParams, fx: Tensor, fy: Tensor) -> Tensor:
+def no_ctf(params: CtfParams, frequency: Tensor, azimuth: Tensor) -> Tensor:
     """No correction: negative stain, or particles corrected beforehand."""
-    return torch.ones((len(params), *fx.shape), device=fx.device)
+    return torch.ones_like(ctf_on(params, frequency, azimuth))
 
 
-TRANSFER: dict[str, Transfer] = {"full": ctf_at, "flip": phase_flip, "none": no_ctf}
+TRANSFER: dict[str, Transfer] = {"full": ctf_on, "flip": phase_flip, "none": no_ctf}
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def weigh(
     *,
     pixel_size: float,
     noise: Tensor,
-    transfer: Transfer = ctf_at,
+    transfer: Transfer = ctf_on,
     independent: float = 1.0,
 ) -> WeightedImages:
     """Put CTF and noise onto the images, so that references need neither.
@@ -181,21 +181,20 @@ def weigh(
         independent: share of the samples that are independent.
     """
     device = batch.rings.device
-    fx, fy = (f.to(device) / pixel_size for f in grid.frequencies)
-    ctf = transfer(batch.ctf, fx, fy)
+    frequency = (grid.radii / (grid.box * pixel_size)).to(device)
+    ctf = transfer(batch.ctf, frequency, grid.angles.to(device)[:, None])
     precision = independent / noise[batch.optics]
+    samples = torch.view_as_real(batch.rings)
     return WeightedImages(
         index=batch.index,
         rings=batch.rings,
         ctf=ctf,
-        image=batch.rings * (ctf * precision[:, None]),
+        image=torch.view_as_complex(samples * (ctf * precision[:, None])[..., None]),
         transfer=(ctf * ctf).mean(1) * precision,
         scale=batch.scale,
         half=batch.half,
         optics=batch.optics,
-        power=torch.view_as_real(batch.rings).square().sum(-1).mean(1)
-        * precision
-        * grid.ring_weights.to(device),
+        power=samples.square().mean(1).sum(-1) * precision * grid.ring_weights.to(device),
     )
 
 

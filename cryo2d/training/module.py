@@ -25,9 +25,11 @@ from cryo2d.physics.preprocess import Transfer, WeightedImages, weigh
 from cryo2d.training.portions import Portions
 from cryo2d.training.ranks import ALONE, Ranks, unpacked
 from cryo2d.training.summary import Step, VisitLog, summarize
+from cryo2d.training.threads import Threads
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
 
 LEAST_SCALE, MOST_SCALE = 0.2, 5.0
+PORTION = 128  # particles whose work stays in the caches of a core
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Classification(pl.LightningModule):
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
         self._junk: tuple[int, Tensor] | None = None  # where it goes, and all classes of it
         self._portions = Portions()
+        self._threads = Threads(1)
 
     @property
     def box(self) -> int:
@@ -144,6 +147,10 @@ class Classification(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.settings.step_size)
         return [optimizer], [schedule]
 
+    def on_fit_start(self) -> None:
+        """As many threads as torch was given; a GPU needs no more than one."""
+        self._threads = Threads(torch.get_num_threads() if self.device.type == "cpu" else 1)
+
     def on_train_epoch_start(self) -> None:
         """Prepare the references of this iteration."""
         iteration = self.current_epoch
@@ -162,9 +169,7 @@ class Classification(pl.LightningModule):
                 )
                 for references in self._references(iteration)
             ]
-            self._stats = SufficientStats.zeros(
-                self.grid, self.model.num_classes, len(self.model.noise), self.device
-            )
+            self._stats = self._no_particles()
         self._visits = VisitLog()
         # particles that kept their class, and particles that had one
         self._kept = torch.zeros(2, device=self.device)
@@ -188,9 +193,45 @@ class Classification(pl.LightningModule):
 
     def _visit(self, batch: ParticleBatch) -> None:
         """Weigh particles, find their classes and poses, and keep what was found."""
+        assert self._stats is not None
         iteration = self.current_epoch
         batch = replace(batch, scale=self.scale[batch.index])
-        images = weigh(
+        shares = self._shares_of(batch)
+        # each thread has sums of its own
+        sums = [self._stats, *(self._no_particles() for _ in range(self._threads.count - 1))]
+
+        def work(thread: int) -> list[Assignments]:
+            mine = shares[thread :: self._threads.count]
+            return [
+                self._search(self._weighed(batch[rows]), scorer, sums[thread], iteration)
+                for scorer, rows in mine
+            ]
+
+        parts = self._threads(work)
+        for other in sums[1:]:
+            self._stats.add_(other)
+        order = torch.cat([rows for t in range(len(parts)) for _, rows in shares[t :: len(parts)]])
+        found = Assignments.joined([one for part in parts for one in part])[order.argsort()]
+        self._count_kept(batch.index, found)
+        self._record(batch.index, found)
+
+    def _shares_of(self, batch: ParticleBatch) -> list[tuple[PoseScorer, Tensor]]:
+        """Rows of a batch that are worked on together, with the references to compare with."""
+        if len(self._scorers) == 1:
+            members = [torch.arange(len(batch), device=batch.half.device)]
+        else:
+            members = [(batch.half == half).nonzero()[:, 0] for half in range(len(self._scorers))]
+        together = len(batch) if batch.rings.is_cuda else PORTION
+        return [
+            (scorer, rows)
+            for scorer, own in zip(self._scorers, members, strict=True)
+            for rows in own.split(together)
+            if len(rows)
+        ]
+
+    def _weighed(self, batch: ParticleBatch) -> WeightedImages:
+        """Particles with CTF and noise on them."""
+        return weigh(
             batch,
             self.grid,
             pixel_size=self.pixel_size,
@@ -198,18 +239,12 @@ class Classification(pl.LightningModule):
             transfer=self.settings.transfer,
             independent=self.settings.independent,
         )
-        if len(self._scorers) == 1:
-            found = self._search(images, self._scorers[0], iteration)
-        else:
-            members = [(images.half == half).nonzero()[:, 0] for half in range(len(self._scorers))]
-            parts = [
-                self._search(images[rows], scorer, iteration)
-                for rows, scorer in zip(members, self._scorers, strict=True)
-                if len(rows)
-            ]
-            found = Assignments.joined(parts)[torch.cat(members).argsort()]
-        self._count_kept(batch.index, found)
-        self._record(batch.index, found)
+
+    def _no_particles(self) -> SufficientStats:
+        """Sums of nothing yet."""
+        return SufficientStats.zeros(
+            self.grid, self.model.num_classes, len(self.model.noise), self.device
+        )
 
     def _references(self, iteration: int) -> tuple[Tensor, ...]:
         """The averages to align to ``[k y x]``: one for all, or one of each half-set."""
@@ -218,9 +253,10 @@ class Classification(pl.LightningModule):
             return (self.model.references.detach(),)
         return optimizer.solver.halves(optimizer.stats)
 
-    def _search(self, images: WeightedImages, scorer: PoseScorer, iteration: int) -> Assignments:
+    def _search(
+        self, images: WeightedImages, scorer: PoseScorer, stats: SufficientStats, iteration: int
+    ) -> Assignments:
         """Find classes and poses, and add the particles to the statistics."""
-        assert self._stats is not None
         posterior = self.settings.expectation(
             scorer,
             images,
@@ -230,14 +266,14 @@ class Classification(pl.LightningModule):
         peak = posterior.peak()
         outlier = self._outlier(peak, images, scorer)
         # the noise is what is left by the class a particle looks like, even if it is junk
-        add_residual(self._stats, self.grid, images, peak.best_poses, scorer.harmonics)
+        add_residual(stats, self.grid, images, peak.best_poses, scorer.harmonics)
         if self._junk is not None:
             gathered, is_junk = self._junk
             # classes of junk keep their own, so that none is emptied
             good = ~is_junk[peak.best_poses.classes]
             posterior = posterior.moved(good & (outlier > LIMIT), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
-        (posterior.hard() if hard else posterior).add_to(self._stats, self.grid, images)
+        (posterior.hard() if hard else posterior).add_to(stats, self.grid, images)
         power = images.power[:, self._band(iteration)].sum(1)
         return posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
 

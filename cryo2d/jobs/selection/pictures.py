@@ -114,7 +114,7 @@ def filtered(
     low_pass = torch.exp(-(LOW_PASS**2) * (fx * fx + fy * fy) * np.log(2.0))
     spectrum = torch.fft.rfft2(torch.from_numpy(images)) * low_pass
     if ctf is not None:
-        transfer = TRANSFER[correction](ctf, fx, fy)
+        transfer = TRANSFER[correction](ctf, torch.hypot(fx, fy), torch.atan2(fy, fx))
         spectrum = spectrum * transfer / (transfer.square() + WIENER)
     return torch.fft.irfft2(spectrum, s=(box, box)).numpy()
 
