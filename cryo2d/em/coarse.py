@@ -8,6 +8,8 @@ matrix is reduced class by class and never kept.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +41,18 @@ IMAGES = 128  # whose scores with one class stay in the caches of a CPU
 ORDERS = 8  # angular orders that share their rings
 MARGIN = 4  # angular orders that an image has beyond the phase at its rim: J_m(z) falls fast there
 FAINT = 1e-3  # part of the references' power that scores may lack
+
+
+@contextmanager
+def rounded_products(device: torch.device) -> Iterator[None]:
+    """Matrix products of float32 on the tensor cores of a GPU, which round their factors."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def take_images(images: ImageParts, rows: Tensor | slice) -> ImageParts:
@@ -160,8 +174,12 @@ class CoarseBank:
         return tuple(found[0]), tuple(found[1])
 
     def best(self, images: ImageParts) -> CoarseBest:
-        """Best rotation and shift of every class."""
-        found = [self._best_of_block(block) for block in in_blocks(images)]
+        """Best rotation and shift of every class.
+
+        The products of a GPU have 11 bits of mantissa: the best few are scored again.
+        """
+        with rounded_products(images[0][0].device):
+            found = [self._best_of_block(block) for block in in_blocks(images)]
         return CoarseBest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
     def _best_of_block(self, images: ImageParts) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """From sufficient statistics to class averages."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -80,11 +80,11 @@ class WienerSolver:
 
         A Wiener weight w = SSNR / (1 + SSNR) of both together is w / (2 - w) of one.
         """
-        raw = self.filtered(stats)
-        wiener = raw.wiener / (2.0 - raw.wiener)
+        wiener, masks, frc = self._agreement(stats)
+        wiener = wiener / (2.0 - wiener)
         harmonics = least_squares(self.grid, stats.num, stats.den) * wiener[:, None]
         first, second = (
-            self.bounded(replace(raw, averages=images_of(self.grid, half), wiener=wiener), den)
+            self.bounded(Filtered(images_of(self.grid, half), wiener, masks, frc), den)
             for half, den in zip(harmonics, stats.den, strict=True)
         )
         return first, second
@@ -99,6 +99,12 @@ class WienerSolver:
 
     def filtered(self, stats: SufficientStats) -> Filtered:
         """Averages before any mask is put on them."""
+        wiener, masks, frc = self._agreement(stats)
+        harmonics = least_squares(self.grid, stats.num.sum(0), stats.den.sum(0)) * wiener[:, None]
+        return Filtered(images_of(self.grid, harmonics), wiener, masks, frc)
+
+    def _agreement(self, stats: SufficientStats) -> tuple[Tensor, Tensor, Tensor]:
+        """Wiener weights ``[k s]``, masks ``[k y x]`` and FRC ``[k s]`` from the half-sets."""
         grid, solvent = self.grid, self.solvent
         first, second = (
             images_of(grid, average) for average in least_squares(grid, stats.num, stats.den)
@@ -111,10 +117,7 @@ class WienerSolver:
                 for half in (first, second)
             ),
         )
-        den = stats.den.sum(0)
-        wiener = self.regularizer(frc, den, stats.count.sum(0))
-        harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
-        return Filtered(images_of(grid, harmonics), wiener, masks, frc)
+        return self.regularizer(frc, stats.den.sum(0), stats.count.sum(0)), masks, frc
 
 
 @dataclass(frozen=True)

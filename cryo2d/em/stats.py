@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cryo2d.em.fine import Poses
 from cryo2d.geometry.polar import PolarGrid
+from cryo2d.geometry.shells import ring_power
 from cryo2d.geometry.transform import rotation_phase, shift_phase
-from cryo2d.physics.image import adjoint, form, images_at_once
+from cryo2d.physics.image import adjoint, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
 
@@ -127,6 +128,8 @@ def add_residual(
 ) -> None:
     """Add the residual power |X - alpha CTF A|^2 of each particle's best pose, in place.
 
+    It is |X|^2 - 2 alpha Re<X, CTF A> + alpha^2 |CTF A|^2, with ring means in the last term.
+
     Args:
         stats: sums to add to.
         grid: polar grid of the particles.
@@ -136,12 +139,16 @@ def add_residual(
     """
     rings, chunk = references.shape[-1], images_at_once(images.image.device)
     part = grid.up_to(rings)
+    weight = part.harmonic_weights().to(references.device)[:, None]
+    weighted = torch.view_as_real(references * weight)
+    own = ring_power(part, references)
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)
-        pose, samples = poses[rows], images.rings[rows]
-        model = form(part, references[pose.classes], pose.psi, pose.shift)
-        model = model * (images.ctf[rows, :, :rings] * images.scale[rows, None, None])
-        residual = torch.cat((samples[:, :, :rings] - model, samples[:, :, rings:]), dim=-1)
-        power = torch.view_as_real(residual).square().sum(-1).mean(1)
-        stats.power.index_add_(0, images.optics[rows], power)
+        pose, alpha = poses[rows], images.scale[rows, None]
+        taken = adjoint(part, images.image[rows, :, :rings], pose.psi, pose.shift)
+        cross = (torch.view_as_real(taken) * weighted[pose.classes]).sum((1, 3))
+        fitted = alpha * (2.0 * cross - alpha * images.transfer[rows, :rings] * own[pose.classes])
+        power = images.power[rows] / grid.ring_weights.to(fitted)
+        power[:, :rings] -= fitted
+        stats.power.index_add_(0, images.optics[rows], power / images.precision[rows])
     stats.particles.index_add_(0, images.optics, torch.ones_like(images.scale))

@@ -137,6 +137,7 @@ class WeightedImages:
         half: half-set ``[n]``.
         optics: optics group ``[n]``.
         power: |X|^2 / sigma^2 summed over the independent samples of each ring ``[n s]``.
+        precision: 1 / sigma^2, times the share of the samples that are independent ``[n s]``.
     """
 
     index: Tensor
@@ -148,6 +149,7 @@ class WeightedImages:
     half: Tensor
     optics: Tensor
     power: Tensor
+    precision: Tensor
 
     def __getitem__(self, rows: Tensor) -> "WeightedImages":
         """Some of the particles."""
@@ -195,6 +197,7 @@ def weigh(
         half=batch.half,
         optics=batch.optics,
         power=samples.square().mean(1).sum(-1) * precision * grid.ring_weights.to(device),
+        precision=precision,
     )
 
 

@@ -6,8 +6,9 @@ import torch
 from reference import frequencies, plane_sum, polar, seen, turn
 from synthetic import synthetic
 
-from cryo2d.em.coarse import CoarseBank
+from cryo2d.em.coarse import CoarseBank, blocks_of, rounded_products
 from cryo2d.em.search import shift_disc
+from cryo2d.physics.mask import circular_mask
 
 ROTATIONS, OFFSET = 24, 0.07
 
@@ -97,3 +98,26 @@ def test_it_takes_the_orders_and_rings_that_it_needs(device):
     second = bank.best(bank.parts(coarse.grid.harmonics(coarse.weighted(device).image)))
     torch.testing.assert_close(first.cross, second.cross, rtol=2e-2, atol=0.1)
     assert bool((first.psi == second.psi).float().mean() > 0.8)
+
+
+def test_products_are_rounded_on_a_gpu_alone_and_there_for_the_search_alone(device):
+    before = torch.get_float32_matmul_precision()
+    with rounded_products(device):
+        inside = torch.get_float32_matmul_precision()
+    assert inside == ("high" if device.type == "cuda" else before)
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("extent", [16.0, 24.0, 32.0])
+def test_blocks_hold_the_power_of_an_image_inside_the_disc(extent, device):
+    data = synthetic(1, rings=15)
+    grid = data.grid
+    disc = circular_mask(32, extent / 2 - 3.0, extent / 2).to(device)
+    noise = torch.randn((20, 32, 32), generator=torch.Generator().manual_seed(2)).to(device)
+    power = grid.harmonics(grid.sample(noise * disc)).abs().square().sum(0)
+    inside = torch.zeros_like(power, dtype=torch.bool)
+    for block in blocks_of(grid, extent):
+        inside[block.first : block.last, block.ring :] = True
+    assert float(power[~inside].sum()) < 1e-3 * float(power.sum())
+    # what is left out is worth it
+    assert int((~inside).sum()) > 0.15 * inside.numel()
