@@ -1,7 +1,7 @@
 """Threads that each work on a share of their own with one core: small tensors need no more."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -40,6 +40,8 @@ class Threads:
         # the matrix library has one number for all threads
         torch.set_num_threads(1)
         try:
-            return list(self._pool.map(alone, range(self.count)))
+            shares = [self._pool.submit(alone, thread) for thread in range(self.count)]
+            wait(shares)  # for all of them, even if one fails: they share what they work on
+            return [share.result() for share in shares]
         finally:
             torch.set_num_threads(before)

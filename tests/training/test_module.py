@@ -257,6 +257,23 @@ def test_the_size_of_the_batches_does_not_matter(data, device, tmp_path):
     assert torch.equal(small.summary.counts, large.summary.counts)
 
 
+def test_threads_share_the_particles(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("cryo2d.training.module.PORTION", 4)
+    before, modules = torch.get_num_threads(), []
+    try:
+        for number, count in enumerate((1, 2, 2)):
+            torch.set_num_threads(count)
+            modules.append(module_of(data))
+            fit(modules[-1], data, tmp_path / str(number), torch.device("cpu"))
+            assert modules[-1]._threads.count == count
+    finally:
+        torch.set_num_threads(before)
+    one, two, again = (module.summary.averages for module in modules)
+    torch.testing.assert_close(one, two, atol=1e-2 * float(one.abs().max()), rtol=0)
+    assert torch.equal(modules[0].assignments.class_index, modules[1].assignments.class_index)
+    assert torch.equal(two, again)
+
+
 @pytest.mark.parametrize("expectation", [maximise, Marginalise()])
 @pytest.mark.parametrize("step", ["_outlier", "_record"])
 def test_a_device_short_of_memory_gives_the_same_result(

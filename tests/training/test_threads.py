@@ -1,0 +1,52 @@
+import threading
+import time
+
+import pytest
+import torch
+
+from cryo2d.training.threads import Threads
+
+
+@pytest.fixture(autouse=True)
+def threads_of_torch():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_share_is_done_once_and_told_in_order(count):
+    assert Threads(count)(lambda thread: 10 * thread) == [10 * n for n in range(count)]
+
+
+def test_shares_are_done_at_the_same_time():
+    meeting = threading.Barrier(2)
+    assert Threads(2)(lambda thread: meeting.wait(timeout=60.0)) in ([0, 1], [1, 0])
+
+
+def test_each_thread_computes_alone_and_without_gradients():
+    torch.set_num_threads(2)
+    weight = torch.ones(3, requires_grad=True)
+
+    def work(thread: int) -> tuple[int, bool]:
+        return torch.get_num_threads(), (2.0 * weight).requires_grad
+
+    with torch.no_grad():
+        assert Threads(2)(work) == [(1, False), (1, False)]
+    assert torch.get_num_threads() == 2
+
+
+def test_a_failure_is_told_once_all_have_ended():
+    ended = []
+
+    def work(thread: int) -> None:
+        if thread == 0:
+            raise torch.OutOfMemoryError("no room")
+        time.sleep(0.2)
+        ended.append(thread)
+
+    torch.set_num_threads(2)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        Threads(2)(work)
+    assert ended == [1]
+    assert torch.get_num_threads() == 2
