@@ -1,6 +1,7 @@
 """Where preprocessed particles are kept during a run: in memory, in a folder, or nowhere."""
 
 import logging
+import os
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +17,9 @@ from cryo2d.data.memory import free_memory
 from cryo2d.data.prepared import PreparedParticles, key_of
 from cryo2d.data.reader import ImageChunk
 from cryo2d.data.samples import DamagedSamplesError, SampleFile, write_samples
+from cryo2d.data.turn import turn
 from cryo2d.errors import EnvironmentFault
+from cryo2d.io.atomic import PART
 from cryo2d.io.mrc import is_compressed
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,10 @@ Progress = Callable[[int], object]
 Reads = Callable[[np.ndarray], Tensor]
 DAY = 86400.0
 LOADED_AT_ONCE = 4096
+
+
+class NoRoomError(EnvironmentFault):
+    """The particles do not fit onto the disk."""
 
 
 @dataclass(frozen=True)
@@ -89,29 +96,31 @@ class InMemory(Store):
 class OnDisk(Store):
     """A file of its own for each source and preprocessing; in memory as well if they fit.
 
-    Several processes may fill the same folder: each writes a file of its own and renames it.
+    Of several processes that want the same particles one reads them while the others wait, also on
+    other machines where the file system has locks (NFS has, unless it is mounted without); where it
+    has none, each writes a file of its own and renames it.
 
     Attributes:
         folder: where the files are.
         fraction: part of the free memory that the particles may take.
+        patience: longest wait for another process whose file does not grow (s).
     """
 
     folder: Path
     fraction: float = 0.8
+    patience: float = 600.0
 
     def fill(self, particles: PreparedParticles, progress: Progress) -> Filled:
         """Open the file of these particles, or make it first."""
         identity = particles.identity()
         key = key_of(identity)
         path = self.folder / f"{key}.samples"
-        in_memory = particles.nbytes <= self.fraction * free_memory()
         for _ in range(2):
             if not path.exists():
-                self._make_room(particles.nbytes)
-                log.info("Writing %s to %s.", _size(particles.nbytes), path)
-                chunks = _told(particles.chunks(), progress)
-                shape = (len(particles), *particles.shape)
-                write_samples(path, chunks, shape, {"key": key, "made_from": identity})
+                self._make(path, particles, identity, progress)
+            # only now: others may have filled it meanwhile
+            in_memory = particles.nbytes <= self.fraction * free_memory()
+            opened = _state(path)
             try:
                 file = SampleFile(path, key, particles.threads)
                 kept = _kept(len(particles), file.excluded)
@@ -120,24 +129,47 @@ class OnDisk(Store):
                 return Filled(file.excluded, _Kept(file, kept))
             except DamagedSamplesError as error:
                 log.warning("%s is damaged (%s) and made anew.", path, error)
-                path.unlink(missing_ok=True)
+                # not what another process has made in its place meanwhile
+                if _state(path) == opened:
+                    path.unlink(missing_ok=True)
             except OSError as error:
                 reason = error.strerror or error
                 raise EnvironmentFault(f"cannot read {path}: {reason}") from error
         raise EnvironmentFault(f"{path} cannot be read back as it was written: check the disk")
 
-    def _make_room(self, need: int) -> None:
-        """Make the folder, and be sure that so many bytes fit into it."""
+    def _make(
+        self, path: Path, particles: PreparedParticles, identity: object, progress: Progress
+    ) -> None:
+        """Write the file, unless another process does."""
+
+        def done() -> bool:
+            # listed: networks remember for a while that a file is missing
+            return path.name in os.listdir(self.folder)
+
+        def work() -> object:
+            return [_state(part) for part in sorted(self.folder.glob(f".{path.name}.*{PART}"))]
+
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.folder).free
+            with turn(self.folder / f".{path.stem}.lock", done, work, self.patience):
+                if done():
+                    return
+                self._make_room(particles.nbytes)
+                log.info("Writing %s to %s.", _size(particles.nbytes), path)
+                chunks = _told(particles.chunks(), progress)
+                shape = (len(particles), *particles.shape)
+                write_samples(path, chunks, shape, {"key": path.stem, "made_from": identity})
         except OSError as error:
             reason = error.strerror or error
             message = f"data.cache={self.folder} cannot be used: {reason}"
             raise EnvironmentFault(message) from error
+
+    def _make_room(self, need: int) -> None:
+        """Be sure that so many bytes fit into the folder."""
         self._tidy()
+        free = shutil.disk_usage(self.folder).free
         if need > free:
-            raise EnvironmentFault(
+            raise NoRoomError(
                 f"data.cache={self.folder} has {_size(free)} left and the particles need "
                 f"{_size(need)}. Do: free space, give another folder, or set data.cache=off"
             )
@@ -150,6 +182,19 @@ class OnDisk(Store):
                     rest.unlink(missing_ok=True)
             except OSError:
                 log.warning("%s is a leftover that cannot be removed.", rest)
+
+
+@dataclass(frozen=True)
+class Shared(OnDisk):
+    """The folder of runs that belong together; each reads for itself where it has no room."""
+
+    def fill(self, particles: PreparedParticles, progress: Progress) -> Filled:
+        """Open the file of these particles, make it, or read them into memory."""
+        try:
+            return super().fill(particles, progress)
+        except NoRoomError as error:
+            log.warning("The particles are read by each run: %s.", str(error).split(". Do:")[0])
+            return InMemory(self.fraction).fill(particles, progress)
 
 
 @dataclass(frozen=True)
@@ -223,6 +268,15 @@ def _without(samples: Tensor, bad: dict[int, str]) -> Tensor:
     ):
         samples[place] = samples[rows]
     return samples[: len(kept)]
+
+
+def _state(path: Path) -> object:
+    """What changes when a file is written or another takes its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_blocks, found.st_mtime_ns
 
 
 def _size(size: float) -> str:

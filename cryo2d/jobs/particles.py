@@ -10,9 +10,10 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
 from cryo2d.data.outcome import DuplicateRule, location_problems
-from cryo2d.data.store import InMemory, Nowhere, OnDisk, Store
+from cryo2d.data.store import InMemory, Nowhere, OnDisk, Shared, Store
 from cryo2d.errors import InputError
 from cryo2d.io.particles import Excluded, ParticleTable, pose_problems, read_particles
+from cryo2d.jobs import sweep
 from cryo2d.physics.preprocess import Preprocessor
 from cryo2d.training.assembly import Frame
 from cryo2d.training.datamodule import Particles
@@ -104,7 +105,8 @@ def store_of(cfg: DictConfig) -> Store:
         return Nowhere()
     if cache == "ram":
         return InMemory(fraction)
-    return OnDisk(Path(to_absolute_path(cache)), fraction)
+    folder = Path(to_absolute_path(cache))
+    return Shared(folder, fraction) if folder.name == sweep.CACHE else OnDisk(folder, fraction)
 
 
 def threads_of(cfg: DictConfig) -> int:

@@ -31,6 +31,9 @@ from cryo2d.jobs.sweep import DIRECTION
 
 OPEN = (Object, Objects)
 
+LIKE = 0.7
+"""Likeness (0 to 1) from which a name may be the one that was meant."""
+
 RUN: Mapping[str, Rule] = {
     "debug": Flag(),
 }
@@ -318,14 +321,19 @@ def unknown(job: str, key: str, value: object, also: tuple[str, ...] = ()) -> Pr
 def nearest(word: str, names: tuple[str, ...], count: int = 3) -> list[str]:
     """The names most like a word; a dotted name is also compared by its last part alone."""
     leaf = word.rsplit(".", 1)[-1]
+    whole, last = (difflib.SequenceMatcher(None, "", text) for text in (word, leaf))
     scores = {}
     for name in names:
-        whole = difflib.SequenceMatcher(None, word, name).ratio()
-        last = difflib.SequenceMatcher(None, leaf, name.rsplit(".", 1)[-1]).ratio()
+        whole.set_seq1(name)
+        last.set_seq1(name.rsplit(".", 1)[-1])
+        # a bound that costs a tenth of the ratio itself
+        if max(whole.quick_ratio(), last.quick_ratio()) < LIKE - 0.01:
+            continue
         # Keys of one group begin alike: whole names are compared only where the group is missing.
-        scores[name] = max(last, 0 if "." in word else whole) + 0.01 * whole
+        of_whole = whole.ratio()
+        scores[name] = max(last.ratio(), 0 if "." in word else of_whole) + 0.01 * of_whole
     best = max(scores.values(), default=0.0)
-    close = [name for name, score in scores.items() if score >= max(0.7, best - 0.1)]
+    close = [name for name, score in scores.items() if score >= max(LIKE, best - 0.1)]
     return sorted(close, key=lambda name: -scores[name])[:count]
 
 

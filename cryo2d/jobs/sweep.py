@@ -15,7 +15,6 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from cryo2d.data.memory import free_memory
 from cryo2d.errors import Problem
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,8 @@ SWEEPER_PROBLEMS: Sequence[tuple[str, str, str, str]] = (
 """What sweepers raise for a mistake of the user: their words, and what a problem says."""
 
 FAILURE = "failure.json"
-CACHE = "particles"
+CACHE = "shared_particles"
+"""Folder in that of a sweep."""
 
 
 def sweep_name() -> str | None:
@@ -63,8 +63,8 @@ OmegaConf.register_new_resolver("direction", DIRECTION.__getitem__, replace=True
 def share_particles(cfg: DictConfig, folder: Path) -> None:
     """Let the runs of a sweep read the particles once: into its folder, in place of memory alone.
 
-    Only where nothing was said of ``data.cache`` and the disk has twice as much free as the memory,
-    into which the particles have to fit anyway.
+    Only where nothing was said of ``data.cache``. Of runs at the same time one reads while the
+    others wait; where the disk has no room each reads.
 
     Args:
         cfg: of one run; ``data.cache`` is changed.
@@ -72,9 +72,7 @@ def share_particles(cfg: DictConfig, folder: Path) -> None:
     """
     path, cache = (OmegaConf.select(cfg, key) for key in ("data.path", "data.cache"))
     said = any("data.cache=" in text for text in HydraConfig.get().overrides.task)
-    if path is None or cache != "ram" or said:
-        return
-    if shutil.disk_usage(folder).free > 2 * free_memory():
+    if path is not None and cache == "ram" and not said:
         cfg.data.cache = str((folder / CACHE).resolve())
 
 

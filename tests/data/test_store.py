@@ -15,7 +15,7 @@ from cryo2d.data import reader as reader_module
 from cryo2d.data import store as store_module
 from cryo2d.data.prepared import PreparedParticles, key_of
 from cryo2d.data.samples import DamagedSamplesError, SampleFile
-from cryo2d.data.store import Filled, InMemory, Nowhere, OnDisk
+from cryo2d.data.store import Filled, InMemory, Nowhere, OnDisk, Shared
 from cryo2d.errors import EnvironmentFault
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.io.mrc import StackReader, write_stack
@@ -181,28 +181,75 @@ def test_a_stack_that_goes_away_during_the_run(table: ParticleTable) -> None:
         everything(filled)
 
 
-def fill_folder(table: ParticleTable, folder: Path, barrier) -> None:
+def fill_folder(table: ParticleTable, folder: Path, barrier, read) -> None:
+    class Counting(StackReader):
+        def read(self, path: str, first: int, count: int) -> np.ndarray:
+            with read.get_lock():
+                read.value += count
+            return super().read(path, first, count)
+
+    reader_module.StackReader = Counting
     barrier.wait()
     filled = OnDisk(folder).fill(prepared(table), ignored)
     torch.save(everything(filled), folder.parent / f"{os.getpid()}.pt")
 
 
-def test_two_processes_fill_one_folder(table: ParticleTable, tmp_path: Path) -> None:
+def test_of_processes_at_the_same_time_one_reads(table: ParticleTable, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(2)
-    arguments = (table, tmp_path / "cache", barrier)
-    processes = [context.Process(target=fill_folder, args=arguments) for _ in range(2)]
+    barrier, read = context.Barrier(3), context.Value("l", 0)
+    arguments = (table, tmp_path / "cache", barrier, read)
+    processes = [context.Process(target=fill_folder, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
+    assert read.value == COUNT
     wanted = everything(InMemory().fill(prepared(table), ignored))
     found = [torch.load(path) for path in tmp_path.glob("*.pt")]
-    assert len(found) == 2
+    assert len(found) == 3
     for samples in found:
         torch.testing.assert_close(samples, wanted, rtol=0, atol=0)
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_runs_that_share_read_for_themselves_where_there_is_no_room(
+    table: ParticleTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    wanted = everything(InMemory().fill(prepared(table), ignored))
+    usage = type(shutil.disk_usage(tmp_path))(100, 90, 10)
+    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: usage)
+    found = Shared(tmp_path / "cache").fill(prepared(table), ignored)
+    torch.testing.assert_close(everything(found), wanted, rtol=0, atol=0)
+    assert "read by each run" in caplog.text
+    assert list((tmp_path / "cache").iterdir()) == []
+    with pytest.raises(EnvironmentFault, match="data.cache=off"):
+        Shared(tmp_path / "cache", fraction=1e-12).fill(prepared(table), ignored)
+
+
+def test_a_file_made_anew_by_another_process_stays(
+    table: ParticleTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = OnDisk(tmp_path / "cache")
+    wanted = everything(store.fill(prepared(table), ignored))
+    (path,) = store.folder.iterdir()
+    good = path.read_bytes()
+    path.write_bytes(cut(good))
+
+    class Slow(SampleFile):
+        def __init__(self, path: Path, key: str, threads: int = 1) -> None:
+            try:
+                super().__init__(path, key, threads)
+            except DamagedSamplesError:
+                # the other one was quicker to find the damage
+                path.unlink()
+                path.write_bytes(good)
+                raise
+
+    monkeypatch.setattr(store_module, "SampleFile", Slow)
+    monkeypatch.setattr(store_module, "write_samples", None)
+    again = everything(store.fill(prepared(table), ignored))
+    torch.testing.assert_close(again, wanted, rtol=0, atol=0)
 
 
 def test_what_does_not_fit_is_said_before_anything_is_read(

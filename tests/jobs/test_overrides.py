@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from cryo2d.cli import config_dir
 from cryo2d.errors import InputError
@@ -157,3 +158,17 @@ def test_one_folder_needs_no_name():
     assert overrides.gathered("rerun", ["a", "b"]) == ['run=["a","b"]']
     assert "found run=" in report('run=["a","b"]', job="rerun")
     assert report('run="outputs/run=3"', job="rerun") == ""
+
+
+def test_hydra_is_not_asked_anew_for_every_misspelt_word(monkeypatch):
+    asked = []
+    options = ConfigLoaderImpl.get_group_options
+
+    def counted(self: ConfigLoaderImpl, *given: object, **named: object) -> list[str]:
+        asked.append(given)
+        return options(self, *given, **named)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "get_group_options", counted)
+    words = [f"{group}{i}=3" for i in range(60) for group in ("model.icfu", "modle", "logger.cs")]
+    assert report(*words, "logger=wandbb", "logger=cvs").startswith("182 problems")
+    assert len(asked) < 5

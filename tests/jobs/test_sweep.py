@@ -6,8 +6,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from cryo2d.cli import config_dir
+from cryo2d.data.store import Shared
 from cryo2d.errors import InputError
 from cryo2d.jobs import overrides, sweep
+from cryo2d.jobs.particles import store_of
 from cryo2d.training.objectives import OBJECTIVES
 
 
@@ -53,23 +55,20 @@ def test_the_end_of_a_sweep_names_the_comparison_and_removes_the_shared_particle
 
 
 @pytest.mark.parametrize(
-    ("given", "free", "shared"),
+    ("given", "shared"),
     [
-        ({"path": "a.star", "cache": "ram"}, 1000, True),
-        ({"path": "a.star", "cache": "ram"}, 1 << 60, False),
-        ({"path": None, "cache": "ram"}, 1000, False),
-        ({"path": "a.star", "cache": "off"}, 1000, False),
+        ({"path": "a.star", "cache": "ram"}, True),
+        ({"path": None, "cache": "ram"}, False),
+        ({"path": "a.star", "cache": "off"}, False),
     ],
 )
-def test_runs_of_a_sweep_share_the_particles_where_the_disk_has_room(
-    tmp_path, monkeypatch, given, free, shared
-):
+def test_runs_of_a_sweep_share_the_particles(tmp_path, monkeypatch, given, shared):
     task = {"hydra": {"overrides": {"task": []}}}
     monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create(task["hydra"]))
-    monkeypatch.setattr(sweep, "free_memory", lambda: free)
-    cfg = OmegaConf.create({"data": given})
+    cfg = OmegaConf.create({"data": given, "hardware": {"memory_fraction": 0.8, "devices": 1}})
     sweep.share_particles(cfg, tmp_path)
     assert (cfg.data.cache == str(tmp_path / sweep.CACHE)) == shared
+    assert isinstance(store_of(cfg), Shared) == shared
     task["hydra"]["overrides"]["task"] = ["data.cache=ram"]
     cfg = OmegaConf.create({"data": given})
     sweep.share_particles(cfg, tmp_path)
