@@ -98,7 +98,6 @@ def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Cla
     table, excluded = load(cfg)
     frame = frame_of(cfg, table)
     trainer = make_trainer(cfg, run_dir)
-    log_settings(trainer.loggers, told_settings(cfg))
     given = references_of(cfg, frame, int(table.box[0]))
     ranks = joined(trainer)
     if ranks.rank == 0:
@@ -121,6 +120,7 @@ def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Cla
     )
     known = known_poses(cfg, particles, frame)
     module = module_of(Classification, cfg, particles, frame, known, given)
+    log_settings(trainer.loggers, told_settings(cfg))
     trainer.fit(module, datamodule=particles, ckpt_path=checkpoint)
     return module
 

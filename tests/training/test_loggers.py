@@ -5,9 +5,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +20,16 @@ from omegaconf import open_dict
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 from wandb.proto import wandb_internal_pb2
+from wandb.sdk import wandb_setup
 
 from cryo2d.cli import config_dir
 from cryo2d.training.drawing.classes import ClassTable
 from cryo2d.training.loggers import (
+    Background,
     MlflowRun,
     WandbRun,
     log_classes,
+    log_files,
     log_histogram,
     log_image,
     log_settings,
@@ -50,7 +52,7 @@ class Counter(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.log("resolution", 10.0 - self.current_epoch)
-        self.loggers[2].log_image("classes", [np.zeros((4, 4), np.uint8)])
+        log_image(self.loggers, "classes", np.zeros((4, 4, 3), np.uint8), self.current_epoch)
 
 
 def train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +131,17 @@ def test_every_logger_works_without_an_account_and_every_run_has_its_own(tmp_pat
 @pytest.mark.slow
 def test_what_wandb_keeps_offline(tmp_path, alone):
     save_dir = tmp_path / "run"
-    logger = WandbRun(str(save_dir), project="cryo2d", group="2026-11-22")
+    logger = WandbRun(str(save_dir), project="cryo2d", group="2026-11-22", artifacts=True)
     log_settings([logger], {"model": {"icuf": 2}, "seed": 3})
     summary = make_summary(2)
     logger.log_metrics({"resolution": 8.0}, 1)
     log_histogram([logger], "distribution/ess", summary.ess.numpy(), 1)
     log_classes([logger], summary, ClassTable.of_iteration(summary))
-    known = logger.version
+    result = tmp_path / "report.html"
+    result.write_text("classes")
+    log_files([logger], tmp_path, ["report.html", "none.star"])
     logger.finalize("success")
+    known = logger.version
     found = records(save_dir)
     (run,) = [record.run for record in found if record.HasField("run")]
     assert (run.project, run.run_group, run.run_id) == ("cryo2d", "2026-11-22", known)
@@ -152,7 +157,14 @@ def test_what_wandb_keeps_offline(tmp_path, alone):
     assert logged["resolution"] == 8.0
     assert logged["distribution/ess._type"] == "histogram"
     assert logged["class_table.nrows"] == CLASSES
-    assert WandbRun(str(save_dir), project="cryo2d")._id == known
+    (sent,) = [
+        record.request.log_artifact.artifact
+        for record in found
+        if record.request.log_artifact.artifact.type == "classification"
+    ] or [record.artifact for record in found if record.artifact.type == "classification"]
+    assert [entry.path for entry in sent.manifest.contents] == ["report.html"]
+    again = WandbRun(str(save_dir), project="cryo2d")
+    assert again.version == again.made()._id == known
     # nothing of the command line, the machine, its user or its packages
     kept = {path.name for path in save_dir.rglob("*")}
     assert kept.isdisjoint({"wandb-metadata.json", "requirements.txt", "diff.patch"})
@@ -168,9 +180,22 @@ def answer(connection: socket.socket) -> None:
             connection.sendall(head + body)
 
 
-@pytest.fixture(params=["down", "silent", "refusing"])
+def drip(connection: socket.socket) -> None:
+    """Answer without end, a byte now and then."""
+    with contextlib.suppress(OSError):
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            time.sleep(0.5)
+            connection.sendall(b" ")
+
+
+ANSWERS = {"refusing": answer, "dripping": drip}
+
+
+@pytest.fixture(params=["down", "silent", *ANSWERS])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Address of a server that is not there, never answers, or refuses the key."""
+    """Address of a server that is not there, never answers, refuses the key, or never ends."""
     if request.param == "down":
         yield "http://127.0.0.1:9"
         return
@@ -180,8 +205,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
         with contextlib.suppress(OSError):
             while True:
                 held.append(listening.accept()[0])
-                if request.param == "refusing":
-                    threading.Thread(target=answer, args=held[-1:], daemon=True).start()
+                if request.param in ANSWERS:
+                    target = ANSWERS[request.param]
+                    threading.Thread(target=target, args=held[-1:], daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=serve, daemon=True).start()
@@ -196,21 +222,18 @@ PATIENCE = 3.0
 
 @pytest.mark.slow
 def test_a_bad_wandb_server_costs_seconds_and_a_warning(tmp_path, alone, server, caplog):
-    def run(folder: Path, **settings: Any) -> float:
-        start = time.perf_counter()
-        logger = WandbRun(str(folder), patience=PATIENCE, project="cryo2d", **settings)
-        logger.log_metrics({"resolution": 8.0}, 1)
-        logger.finalize("success")
-        return time.perf_counter() - start
-
-    usual = run(tmp_path / "offline", offline=True)
-    wandb.teardown()
     alone.setenv("WANDB_BASE_URL", server)
     alone.setenv("WANDB_API_KEY", KEY)
+    start = time.perf_counter()
     with caplog.at_level(logging.WARNING, logger="cryo2d"):
-        took = run(tmp_path / "run", offline=False)
-    # two starts of its service, and the wait
-    assert took < 2 * usual + PATIENCE + 5
+        logger = WandbRun(str(tmp_path / "run"), patience=PATIENCE, project="cryo2d", offline=False)
+        logger.log_metrics({"resolution": 8.0}, 1)
+        # the run goes on meanwhile
+        assert time.perf_counter() - start < PATIENCE
+        waited = logger._sender
+        waited.join(0.4 * PATIENCE + 30)
+        logger.finalize("success")
+    assert wandb_setup.singleton()._connection is None or not waited.is_alive()
     assert [record.name for record in caplog.records].count("cryo2d.training.loggers") == 1
     assert "wandb sync" in caplog.text
     assert any(record.history.item for record in records(tmp_path / "run"))
@@ -223,26 +246,98 @@ def test_a_bad_mlflow_server_costs_a_warning(tmp_path, alone, server, caplog):
     pytest.importorskip("mlflow")
     for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
         alone.delenv(name, raising=False)
-    start = time.perf_counter()
     logger = MlflowRun(tracking_uri=server, patience=2)
     with caplog.at_level(logging.WARNING, logger="cryo2d"):
         for step in range(3):
             logger.log_metrics({"resolution": 8.0}, step)
         logger.finalize("success")
-    assert time.perf_counter() - start < 10
+    assert logger.lost
     assert [record.name for record in caplog.records].count("cryo2d.training.loggers") == 1
 
 
 def test_mlflow_keeps_numbers_settings_and_pictures(tmp_path, alone):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    logger = MlflowRun(tracking_uri=uri, artifact_location=str(tmp_path / "files"))
+    logger = MlflowRun(tracking_uri=uri, artifact_location=str(tmp_path / "files"), artifacts=True)
     log_settings([logger], {"model": {"icuf": 2}})
     logger.log_metrics({"resolution": 8.0}, 1)
     log_image([logger], "classes", np.zeros((4, 4, 3), np.uint8), 1)
+    (tmp_path / "report.html").write_text("classes")
+    log_files([logger], tmp_path, ["report.html"])
     logger.finalize("success")
     assert not logger.lost
-    run = mlflow.MlflowClient(uri).get_run(logger.run_id)
+    run = mlflow.MlflowClient(uri).get_run(logger.version)
     assert run.data.metrics == {"resolution": 8.0}
     assert run.data.params == {"model/icuf": "2"}
     assert list(tmp_path.glob("files/*/artifacts/classes/001.png"))
+    assert list(tmp_path.glob("files/*/artifacts/report.html"))
+
+
+class Service:
+    """What a service's client does with what it is told."""
+
+    def __init__(self, act: Callable[[int], object]) -> None:
+        self.act, self.told = act, []
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.act(step)
+        self.told.append(step)
+
+    def finalize(self, status: str) -> None:
+        self.told.append(status)
+
+
+class Told(Background):
+    """A logger of that service."""
+
+    name = version = "none"
+
+    def __init__(self, act: Callable[[int], object], patience: float = 60.0) -> None:
+        super().__init__("The service", patience, artifacts=False)
+        self.service = Service(act)
+
+    def made(self) -> Service:
+        return self.service
+
+    def picture(self, *_: object) -> None: ...
+
+    def files(self, *_: object) -> None: ...
+
+
+def test_a_service_is_told_everything_in_order_while_the_run_goes_on():
+    go = threading.Event()
+    logger = Told(lambda step: go.wait(60))
+    for step in range(3):
+        logger.log_metrics({"resolution": 8.0}, step)
+    assert logger.service.told == []
+    go.set()
+    logger.finalize("success")
+    assert logger.service.told == [0, 1, 2, "success"]
+    assert not logger.lost
+
+
+def test_an_error_of_a_client_is_no_error_of_the_run(caplog):
+    def fail(step: int) -> None:
+        if step == 1:
+            raise RuntimeError("out of breath\nand more")
+
+    logger = Told(fail)
+    for step in range(3):
+        logger.log_metrics({"resolution": 8.0}, step)
+    logger.finalize("success")
+    assert logger.service.told == [0]
+    assert "The service cannot be used (out of breath): it is left out" in caplog.text
+
+
+def test_a_service_that_never_ends_is_given_up(caplog):
+    logger = Told(lambda step: threading.Event().wait(), patience=0.2)
+    logger.log_metrics({"resolution": 8.0}, 0)
+    logger.finalize("success")
+    assert logger.lost
+    assert "no answer for 0.2 s" in caplog.text
+
+
+def test_a_logger_that_was_told_nothing_has_nothing_to_end():
+    logger = Told(lambda step: None)
+    logger.finalize("success")
+    assert logger.service.told == ["success"]

@@ -26,7 +26,7 @@ from cryo2d.training.drawing.montage import ANGSTROM
 from cryo2d.training.drawing.report import Counts, Report, render_report
 from cryo2d.training.drawing.tracks import FILE as TRACKS
 from cryo2d.training.drawing.tracks import read_tracks
-from cryo2d.training.loggers import log_classes, log_image
+from cryo2d.training.loggers import log_classes, log_files, log_image
 from cryo2d.training.manifest import versions, write_manifest
 from cryo2d.training.objectives import OBJECTIVES
 from cryo2d.types import IterationSummary
@@ -139,6 +139,7 @@ class Export(Callback):
         )
         self._write_report(folder, gallery, pictures, outcome, counts, files)
         self._write_manifest(folder, files, counts, data.table, summary, judged)
+        log_files(trainer.loggers, folder, files)
         self._print(folder, table)
 
     def _ranked(

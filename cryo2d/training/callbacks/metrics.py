@@ -16,10 +16,8 @@ from torch import Tensor
 
 from cryo2d.io.atomic import atomic_write
 from cryo2d.training.callbacks.run import run_of
-from cryo2d.training.drawing.classes import ClassTable
-from cryo2d.training.drawing.curves import draw_frc, draw_noise
-from cryo2d.training.drawing.style import png_image
-from cryo2d.training.loggers import log_histogram, log_image
+from cryo2d.training.drawing.sketch import sketch_distributions, sketch_frc, sketch_noise
+from cryo2d.training.loggers import MlflowRun, log_histogram, log_image
 from cryo2d.types import IterationSummary
 
 log = logging.getLogger(__name__)
@@ -32,7 +30,7 @@ class Metrics(Callback):
     """
 
     def __init__(
-        self, histograms: bool = True, warn_below: float = 0.25, curves_every: int = 10
+        self, histograms: bool = True, warn_below: float = 0.25, curves_every: int = 1
     ) -> None:
         """Set what is logged.
 
@@ -72,7 +70,7 @@ class Metrics(Callback):
             )
 
     def _log_curves(self, trainer: Trainer, summary: IterationSummary) -> None:
-        """Ring correlations and noise as pictures, now and then: they take longer to draw."""
+        """Ring correlations and noise as pictures."""
         last = summary.iteration == summary.num_iterations - 1
         shown = any(not isinstance(logger, CSVLogger) for logger in trainer.loggers)
         if not (
@@ -80,12 +78,12 @@ class Metrics(Callback):
         ):
             return
         frequency = summary.frequency.double().numpy()
-        table = ClassTable.of_iteration(summary)
-        for name, png in (
-            ("frc", draw_frc(summary.frc.double().numpy(), frequency, table)),
-            ("noise", draw_noise(summary.noise.double().numpy(), frequency, ())),
+        frc, noise = summary.frc.double().numpy(), summary.noise.double().numpy()
+        for name, image in (
+            ("frc", sketch_frc(frc, frequency, summary.counts.numpy())),
+            ("noise", sketch_noise(noise, frequency)),
         ):
-            log_image(trainer.loggers, name, png_image(png), summary.iteration)
+            log_image(trainer.loggers, name, image, summary.iteration)
 
     @staticmethod
     def _log_histograms(trainer: Trainer, summary: IterationSummary) -> None:
@@ -96,11 +94,14 @@ class Metrics(Callback):
             "scale": summary.scales,
             "class_size": summary.counts.float(),
         }
-        for name, values in distributions.items():
-            finite = values[torch.isfinite(values)]
-            if len(finite):
-                path = f"distribution/{name}"
-                log_histogram(trainer.loggers, path, finite.numpy(), summary.iteration)
+        finite = {n: values[torch.isfinite(values)].numpy() for n, values in distributions.items()}
+        known = {name: values for name, values in finite.items() if len(values)}
+        for name, values in known.items():
+            log_histogram(trainer.loggers, f"distribution/{name}", values, summary.iteration)
+        # MLflow has no histograms
+        drawn = [logger for logger in trainer.loggers if isinstance(logger, MlflowRun)]
+        if drawn and known:
+            log_image(drawn, "distributions", sketch_distributions(known), summary.iteration)
 
 
 def metrics_of(summary: IterationSummary) -> dict[str, float]:

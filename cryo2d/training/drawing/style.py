@@ -60,8 +60,3 @@ def image_png(image: np.ndarray) -> bytes:
     # level 1: class averages are noise to a compressor, higher levels cost time and save little
     Image.fromarray(image).save(buffer, format="png", compress_level=1)
     return buffer.getvalue()
-
-
-def png_image(png: bytes) -> np.ndarray:
-    """The image ``[y x 3]`` (uint8) in the bytes of a PNG file."""
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
