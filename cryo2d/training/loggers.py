@@ -342,6 +342,9 @@ def log_image(loggers: Sequence[Logger], name: str, image: np.ndarray, step: int
             logger.experiment.add_image(name, image, step, dataformats="HWC")
         elif isinstance(logger, Background):
             logger.picture(name, image, step)
+        elif isinstance(logger, WandbLogger):
+            # a user's own; uint8: wandb casts without scaling, floats would come out black
+            logger.log_image(name, [image], step=step)
 
 
 def log_histogram(loggers: Sequence[Logger], name: str, values: np.ndarray, step: int) -> None:
@@ -349,10 +352,11 @@ def log_histogram(loggers: Sequence[Logger], name: str, values: np.ndarray, step
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_histogram(name, values, step)
-        elif isinstance(logger, WandbRun):
+        elif isinstance(logger, WandbRun | WandbLogger):
             import wandb
 
-            logger.log_metrics({name: wandb.Histogram(values.tolist())}, step)
+            shown: Any = {name: wandb.Histogram(values.tolist())}
+            logger.log_metrics(shown, step)
 
 
 def log_classes(loggers: Sequence[Logger], summary: IterationSummary, table: ClassTable) -> None:
@@ -373,3 +377,5 @@ def log_classes(loggers: Sequence[Logger], summary: IterationSummary, table: Cla
     for logger in loggers:
         if isinstance(logger, WandbRun):
             logger.tell(send)
+        elif isinstance(logger, WandbLogger):
+            send(logger)
