@@ -74,19 +74,29 @@ def completed(typed: Sequence[str]) -> list[str]:
     if folder is None:
         return list(typed)
     again = {override.key_or_group for override in now}
-    before, problems = [], []
+    deleted = {
+        override.key_or_group: override.input_line for override in now if override.is_delete()
+    }
+    before, problems, undone = [], [], set()
     for override in _parsed(read_overrides(folder)):
-        text = override.input_line or ""
-        if override.is_hydra_override() or override.key_or_group in again:
+        text, key = override.input_line or "", override.key_or_group
+        above = next((name for name in deleted if f"{key}.".startswith(f"{name}.")), None)
+        if above is not None and override.is_add():
+            # what the run added is not there to be deleted
+            undone.add(deleted[above])
+            continue
+        if override.is_hydra_override() or key in again:
             continue
         if any(word in text for word in BUILDS):
             expected = "plain values in the folder of a run"
             action = "if you know what it does, type it once more beside resume="
+            if override.is_add():
+                action += f", or ~{key.removesuffix(f'.{TARGET}')} to leave it out"
             problems.append(Problem(str(folder / ".hydra"), text, expected, action))
         before.append(text)
     if problems:
         raise InputError(problems)
-    return [*before, *typed]
+    return [*before, *(text for text in typed if text not in undone)]
 
 
 def in_place(typed: Sequence[str]) -> list[str]:

@@ -208,6 +208,62 @@ def test_settings_of_hydra_in_a_folder_are_left_out(tmp_path):
     assert again == ["model.icuf=3", f"resume={folder}", "seed=4"]
 
 
+@pytest.fixture
+def methods(tmp_path, monkeypatch) -> Path:
+    """A folder of somebody's own classes and presets, where Python finds them."""
+    (tmp_path / "own_methods.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from pathlib import Path\n"
+        "from pytorch_lightning import Callback\n"
+        "from cryo2d.em.anneal import PowerLaw\n"
+        "class Steps(PowerLaw):\n"
+        "    def __call__(self, iteration):\n"
+        "        return 0.7\n"
+        "class Note(Callback):\n"
+        "    def on_train_epoch_end(self, trainer, module):\n"
+        "        with Path(trainer.default_root_dir, 'note').open('a') as file:\n"
+        "            file.write(f'{module.summary.step_size:g} ')\n"
+    )
+    preset = tmp_path / "own_conf" / "experiment" / "own.yaml"
+    preset.parent.mkdir(parents=True)
+    preset.write_text(
+        "# @package _global_\n"
+        "optimizer: {step_size: {_target_: own_methods.Steps}}\n"
+        "callbacks: {note: {_target_: own_methods.Note}}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield preset.parents[1]
+    sys.modules.pop("own_methods", None)
+
+
+def test_classes_of_ones_own_are_composed_again_from_ones_own_files(command, stack, methods):
+    own = ("--config-dir", str(methods), "experiment=own")
+    folder = interrupt(command, stack, 1, "seed=3", *own)
+    # the folder says experiment=own, and not what that is
+    code, _, err = command(f"resume={folder}")
+    assert (code, "experiment=own" in err) == (2, True)
+    code, _, err = command(f"resume={folder}", *own[:2])
+    assert code == 0, err
+    # the last iteration is a full one
+    assert (folder / "note").read_text() == "0.7 0.7 1 "
+
+
+def test_classes_that_were_typed_are_typed_again_or_left_out(command, stack, methods):
+    steps = "optimizer.step_size._target_=own_methods.Steps"
+    note = "+callbacks.note._target_=own_methods.Note"
+    folder = interrupt(command, stack, 1, "seed=3", steps, note)
+    code, _, err = command(f"resume={folder}")
+    assert code == 2
+    assert f"found {steps}; expected plain values in the folder of a run" in err
+    assert "or ~callbacks.note to leave it out" in err
+    # another step size would not be the same run
+    code, _, err = command(f"resume={folder}", "optimizer.step_size.floor=0.1", "~callbacks.note")
+    assert (code, f"found {steps}" in err) == (2, True)
+    code, _, err = command(f"resume={folder}", steps, "~callbacks.note")
+    assert code == 0, err
+    assert (folder / "note").read_text() == "0.7 "
+
+
 def test_a_pickle_is_no_checkpoint(command, stack, tmp_path):
     folder = interrupt(command, stack, 1)
     for name in (LAST, PREVIOUS):
