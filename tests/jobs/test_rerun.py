@@ -1,8 +1,10 @@
 """The same seed gives the same files, and a finished run can be done again."""
 
 import json
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,23 +51,45 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stack and two runs of one command line from one folder."""
+    """A stack and two runs of one command line from one folder, each by a process of its own."""
     folder = tmp_path_factory.mktemp("project")
     simulate(folder / "stack", num_particles=COUNT, box=32, pixel_size=6.0, snr=0.5, seed=1)
-    for name in ("first", "second"):
-        subprocess.run(
-            [sys.executable, "-m", "cryo2d", *SETTINGS]
-            + ["data.path=stack/particles.star", f"hydra.run.dir={name}"],
-            cwd=folder,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(Path(cli.__file__).parents[1]),
-                "OMP_NUM_THREADS": "1",
-            },
-            capture_output=True,
-            check=True,
-        )
+    words = [*SETTINGS, "data.path=stack/particles.star"]
+    other = subprocess.Popen(
+        [sys.executable, "-m", "cryo2d", *words, "hydra.run.dir=first"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    here(folder, *words, "hydra.run.dir=second")
+    _, errors = other.communicate(timeout=300)
+    assert other.returncode == 0, errors
     return folder
+
+
+def here(folder: Path, *argv: str) -> None:
+    """Run a command line in this process, which has the libraries loaded already."""
+    root, numbers = logging.getLogger(), (signal.SIGTERM, signal.SIGUSR1)
+    before = root.handlers[:], root.level, [signal.getsignal(number) for number in numbers]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+        patch.setattr(sys, "argv", ["cryo2d", *argv])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    for handler in set(root.handlers) - set(before[0]):
+        handler.close()
+    root.handlers[:], root.level = before[:2]
+    for number, handler in zip(numbers, before[2], strict=True):
+        signal.signal(number, handler)
+    assert stop.value.code == 0
 
 
 @pytest.fixture
