@@ -29,6 +29,7 @@ from cryo2d import __version__
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.atomic import clear_parts
 from cryo2d.jobs import external, handbook, overrides, record, settings, settings_file, sweep
+from cryo2d.jobs.apart import KilledError, apart
 from cryo2d.jobs.handbook import DEFAULT_JOB, config_dir
 from cryo2d.jobs.lock import locked
 
@@ -86,6 +87,20 @@ def perform(cfg: DictConfig) -> float | None:
     """
     context = HydraConfig.get()
     job, run_dir = str(context.job.config_name), Path(context.runtime.output_dir)
+    if context.mode != RunMode.MULTIRUN:
+        return _perform(cfg, job, run_dir)
+    try:
+        return apart(job, lambda: _perform(cfg, job, run_dir))
+    except KilledError as error:
+        sys.stderr.write(f"cryo2d: {run_dir}: {error}\n")
+        _invite(run_dir)
+        sweep.record_failure(run_dir, EXIT_ENVIRONMENT, str(error))
+        return None
+
+
+def _perform(cfg: DictConfig, job: str, run_dir: Path) -> float | None:
+    """Run a job in its folder; arguments and results as ``perform``."""
+    context = HydraConfig.get()
     try:
         settings.check(job, cfg)
         if context.mode == RunMode.MULTIRUN:

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from cryo2d import __version__, cli
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.jobs import handbook
+from cryo2d.jobs.apart import apart
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -172,6 +174,46 @@ def test_a_sweep_runs_on_after_a_failure(command, tmp_path):
     (sweep,) = (tmp_path / "outputs" / "classify" / "multirun").iterdir()
     assert sorted(path.parent.name for path in sweep.rglob("done")) == ["1", "2"]
     assert [path.parent.name for path in sweep.rglob("failure.json")] == ["0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_run_of_a_sweep_that_is_killed_costs_only_itself(command, tmp_path, number):
+    def run(cfg: DictConfig, run_dir: Path) -> float:
+        if cfg.model.icuf == 2:
+            os.kill(os.getpid(), number)
+        (run_dir / "done").write_text(str(os.getpid()))
+        return 1.0
+
+    code, _, err = command("-m", "model.icuf=1,2,4", run=run)
+    assert code == 3
+    assert f"ended by {number.name}, as for lack of memory" in err
+    (sweep,) = (tmp_path / "outputs" / "classify" / "multirun").iterdir()
+    done = {path.parent.name: path.read_text() for path in sweep.rglob("done")}
+    assert set(done) == {"0", "2"}
+    assert len({*done.values(), str(os.getpid())}) == 3
+
+
+def test_a_sweep_that_is_stopped_stops_its_run(command, tmp_path):
+    def run(cfg: DictConfig, run_dir: Path) -> None:
+        try:
+            os.kill(os.getppid(), signal.SIGTERM)
+            threading.Event().wait(60)
+        finally:
+            (run_dir / "stopped").touch()
+
+    assert command("-m", "model.icuf=1,2", run=run)[0] == 143
+    assert [path.parent.name for path in tmp_path.rglob("stopped")] == ["0"]
+
+
+def test_what_a_run_returns_and_how_it_ends_comes_out_of_its_process():
+    assert apart("classify", lambda: 1.5) == 1.5
+    assert apart("classify", lambda: None) is None
+    with pytest.raises(SystemExit) as stop:
+        apart("classify", lambda: sys.exit(143))
+    assert stop.value.code == 143
+    with pytest.raises(SystemExit) as stop:
+        apart("classify", lambda: 1 / 0)
+    assert stop.value.code == 4
 
 
 def test_version_and_help(command):

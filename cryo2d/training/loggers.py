@@ -173,8 +173,8 @@ class WandbRun(Background):
     def finalize(self, status: str = "success") -> None:
         """Close the run; Lightning leaves it open for the next logger of the process."""
         super().finalize(status)
-        if not self._offline and self._sender.ident is not None:
-            _end_service(SERVICE_PATIENCE)
+        if self._sender.ident is not None:
+            _end_service(LOCAL_PATIENCE if self._offline else SERVICE_PATIENCE)
 
 
 class WandbClient(WandbLogger):
