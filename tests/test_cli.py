@@ -222,6 +222,8 @@ def test_version_and_help(command):
     assert code == 0
     jobs = [path.stem for path in cli.config_dir().glob("*.yaml")]
     assert [job for job in jobs if f"\n  {job} " not in out] == []
+    assert "hparams_search=optuna" in out
+    assert "hardware=slurm               Runs of a sweep as jobs of a SLURM cluster\n" in out
     code, out, _ = command("simulate", "--help")
     assert code == 0
     assert "simulation.snr=0.1" in out

@@ -303,7 +303,7 @@ def _fits(job: str, group: str, path: Path) -> bool:
     if group in {key.split(".")[0] for key in settings.SETTINGS[job]}:
         return True
     content = _content(path)
-    return any(settings.is_known(job, key) for key in content)
+    return any(key == "hydra" or settings.is_known(job, key) for key in content)
 
 
 def job_help(job: str, conf: Path) -> str:
