@@ -18,7 +18,6 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 
 from cryo2d.errors import EnvironmentFault
 from cryo2d.training.drawing.classes import ClassTable
-from cryo2d.training.drawing.montage import grey_levels
 from cryo2d.types import IterationSummary
 
 log = logging.getLogger(__name__)
@@ -360,18 +359,18 @@ def log_histogram(loggers: Sequence[Logger], name: str, values: np.ndarray, step
 
 
 def log_classes(loggers: Sequence[Logger], summary: IterationSummary, table: ClassTable) -> None:
-    """Hand the classes as a table with pictures to loggers that have tables."""
-    columns = ["class", "average", "particles", "resolution", "ess", "posterior"]
-    levels = grey_levels(summary.averages.float().numpy())
+    """Hand the numbers of the classes as a table to loggers that have tables.
+
+    Without pictures, which would be a file for each class; ``classes`` has them in one.
+    """
+    columns = ["class", "particles", "resolution", "ess", "posterior"]
+    numbers = (table.resolution, table.ess, table.posterior)
+    rows = [
+        [k + 1, int(table.count[k]), *(float(values[k]) for values in numbers)]
+        for k in table.by_count().tolist()
+    ]
 
     def send(inner: Any) -> None:
-        import wandb
-
-        rows = [
-            [k + 1, wandb.Image(levels[k]), int(table.count[k])]
-            + [float(v[k]) for v in (table.resolution, table.ess, table.posterior)]
-            for k in table.by_count().tolist()
-        ]
         inner.log_table("class_table", columns, rows, step=summary.iteration)
 
     for logger in loggers:

@@ -156,6 +156,8 @@ def test_what_wandb_keeps_offline(tmp_path, alone):
     assert logged["resolution"] == 8.0
     assert logged["distribution/ess._type"] == "histogram"
     assert logged["class_table.nrows"] == CLASSES
+    # one file for all classes, never one for each
+    assert [path.name for path in save_dir.rglob("*.png")] == []
     (sent,) = [
         record.request.log_artifact.artifact
         for record in found
