@@ -63,7 +63,7 @@ def test_the_end_of_a_sweep_names_the_comparison_and_removes_the_shared_particle
     ],
 )
 def test_runs_of_a_sweep_share_the_particles(tmp_path, monkeypatch, given, shared):
-    task = {"hydra": {"overrides": {"task": []}}}
+    task = {"hydra": {"overrides": {"task": []}, "runtime": {"cwd": str(tmp_path)}}}
     monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create(task["hydra"]))
     cfg = OmegaConf.create({"data": given, "hardware": {"memory_fraction": 0.8, "devices": 1}})
     sweep.share_particles(cfg, tmp_path)
