@@ -10,6 +10,8 @@ import queue
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_PATIENCE = 60.0
 """Longest wait for a database or a folder of this machine (s)."""
+
+WANDB_THREADS = ("NetStatThr", "ChkStopThr", "IntMsgThr")
 
 SERVICE_PATIENCE = 0.5
 """Longest wait for wandb's own process once a run is finished (s)."""
@@ -249,12 +253,25 @@ def _end_service(wait: float) -> None:
     process = getattr(getattr(connection, "_proc", None), "_process", None)
     if process is None:
         return
-    ending = threading.Thread(target=wandb.teardown, daemon=True)
+
+    def end() -> None:
+        # which it does if it finds its process killed
+        with suppress(SystemExit):
+            wandb.teardown()
+
+    ending = threading.Thread(target=end, daemon=True)
     ending.start()
     ending.join(wait)
     if ending.is_alive():
+        threading.excepthook = partial(_untold, threading.excepthook)
         process.kill()
         ending.join(SERVICE_PATIENCE)
+
+
+def _untold(hook: Callable[[Any], object], failed: Any) -> None:
+    """Keep to ourselves that threads of wandb miss the process they talk to."""
+    if getattr(failed.thread, "name", "") not in WANDB_THREADS:
+        hook(failed)
 
 
 class MlflowRun(Background):

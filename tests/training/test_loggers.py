@@ -19,7 +19,9 @@ from hydra.utils import instantiate
 from omegaconf import open_dict
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
+from tracking_server import tracking_server
 from wandb.proto import wandb_internal_pb2
+from wandb.sdk import wandb_setup
 
 from cryo2d.cli import config_dir
 from cryo2d.training.drawing.classes import ClassTable
@@ -242,6 +244,33 @@ def test_a_bad_wandb_server_costs_seconds_and_a_warning(tmp_path, alone, server,
     assert KEY not in caplog.text
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_during_the_run_is_not_waited_for(tmp_path, alone, caplog):
+    with tracking_server() as (address, silent):
+        alone.setenv("WANDB_BASE_URL", address)
+        alone.setenv("WANDB_API_KEY", KEY)
+        save_dir = tmp_path / "run"
+        # time to start on a busy machine; at the end less is enough
+        logger = WandbRun(str(save_dir), patience=60.0, project="cryo2d", offline=False)
+        logger.log_metrics({"resolution": 8.0}, 1)
+        deadline = time.monotonic() + 60
+        while logger.version is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [one for one in caplog.records if one.name.startswith("cryo2d")] == []
+        service = wandb_setup.singleton()._connection._proc._process
+        silent.set()
+        logger._patience = 2.0
+        summary = make_summary(2)
+        # asks the server for leave, and waits
+        log_classes([logger], summary, ClassTable.of_iteration(summary))
+        logger.finalize("success")
+        assert logger.lost
+        # or it would be waited for when the program ends
+        assert service.poll() is not None
+    assert "no answer for 2 s" in caplog.text
+    assert "wandb sync" in caplog.text
 
 
 def test_a_bad_mlflow_server_costs_a_warning(tmp_path, alone, server, caplog):
