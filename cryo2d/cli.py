@@ -274,8 +274,10 @@ def _verdict(error: BaseException) -> tuple[int, str]:
     problem = sweep.sweeper_problem(error)
     if problem is not None:
         return EXIT_INPUT, str(InputError([problem]))
-    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    machine = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
-    if memory or machine:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return EXIT_ENVIRONMENT, str(error) or "out of memory"
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        # Hydra's own writing names no file; it is to the folder of the run
+        where = error.filename or "the folder of the run (hydra.run.dir)"
+        return EXIT_ENVIRONMENT, f"cannot read or write {where}: {error.strerror or error}"
     return EXIT_INTERNAL, f"{type(error).__name__}: {error}"

@@ -86,7 +86,8 @@ def test_every_run_has_its_own_folder(command, tmp_path):
         (InputError([Problem("a.star", "x", "y", "z")]), 2, "a.star: found x"),
         (EnvironmentFault("no room"), 3, "no room"),
         (MemoryError(), 3, "out of memory"),
-        (OSError(28, "No space left on device", "a.mrcs"), 3, "No space left"),
+        (OSError(28, "No space left on device", "a.mrcs"), 3, "a.mrcs: No space left"),
+        (OSError(28, "No space left on device"), 3, "the folder of the run (hydra.run.dir): No"),
         (InstantiationException("no such argument"), 2, "no such argument"),
         (
             ValueError("CategoricalDistribution does not support dynamic value space."),

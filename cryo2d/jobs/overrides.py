@@ -244,10 +244,13 @@ def _option_problems(override: Override, options: list[str], extended: bool) -> 
 
 
 def _folder_problems(override: Override) -> Iterator[Problem]:
-    """A run never writes into the folder of another."""
-    records = {"hydra.run.dir": ".hydra", "hydra.sweep.dir": "multirun.yaml"}
-    record = records.get(override.key_or_group)
-    if record is None or override.is_delete():
+    """A run never writes into the folder of another.
+
+    One that was ended before it wrote down its settings has left nothing to keep.
+    """
+    records = {"hydra.run.dir": (".hydra", "config.yaml"), "hydra.sweep.dir": ("multirun.yaml",)}
+    left = records.get(override.key_or_group)
+    if left is None or override.is_delete():
         return
     folder = override.value()
     if not isinstance(folder, str) or "${" in folder:
@@ -256,7 +259,7 @@ def _folder_problems(override: Override) -> Iterator[Problem]:
         found = f"{override.key_or_group}={_shown(folder)}"
         expected = f"names of at most {LONGEST_NAME} bytes"
         yield Problem(COMMAND_LINE, found, expected, "shorten it")
-    elif os.path.exists(Path(folder) / record):
+    elif all(os.path.exists(Path(folder) / name) for name in left):
         yield Problem(
             COMMAND_LINE,
             f"{override.key_or_group}={folder}, the folder of a run",

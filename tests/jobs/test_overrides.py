@@ -114,6 +114,9 @@ def test_the_users_own_experiments_are_checked_too(tmp_path: Path):
 def test_the_folder_of_a_run_is_not_used_again(tmp_path: Path):
     assert report(f"hydra.run.dir='{tmp_path}'") == ""
     (tmp_path / ".hydra").mkdir()
+    # killed before it began: the same command line may be typed again
+    assert report(f"hydra.run.dir='{tmp_path}'") == ""
+    (tmp_path / "config.yaml").touch()
     assert "the folder of a run" in report(f"hydra.run.dir='{tmp_path}'")
 
 
