@@ -11,6 +11,7 @@ import secrets
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from argparse import Namespace
 from pathlib import Path
@@ -52,6 +53,8 @@ def main() -> NoReturn:
         signal.signal(number, _terminate)
     # a log file on a full disk is no reason for a traceback on the terminal
     logging.raiseExceptions = False
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_thread
     with external.marked(sys.argv[1:]):
         _main()
 
@@ -230,6 +233,12 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     # not by sys.stderr, in the middle of whose work the signal may have come
     os.write(2, f"cryo2d: stopped by {signal.Signals(number).name}\n".encode())
     sys.exit(EXIT_TERMINATED)
+
+
+def _log_thread(failed: threading.ExceptHookArgs) -> None:
+    """Keep the traceback of a thread for the log file: whoever waits for it gets its error."""
+    details = failed.exc_type, failed.exc_value or failed.exc_type(), failed.exc_traceback
+    logging.getLogger("cryo2d.traceback").error("a thread failed", exc_info=details)
 
 
 def _invite(run_dir: Path) -> None:

@@ -44,6 +44,33 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add bytes to a file: all of them, or none if that fails.
+
+    What a power cut leaves may end anywhere in them: whoever reads has to look.
+
+    Args:
+        path: a file that exists.
+        data: a few lines, written at once.
+
+    Raises:
+        EnvironmentFault: if they cannot be written.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def flush_names(folder: Path) -> None:
     """Make the names of the files in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -215,9 +215,13 @@ def _storable(dtype: np.dtype) -> np.dtype:
 
 def write_array(file: IO[bytes], array: np.ndarray) -> None:
     """Write a structured array as .cs: the numpy kind, which every cryoSPARC reads."""
+    assert not array.dtype.hasobject
     array = np.ascontiguousarray(array)
+    described = np.lib.format.header_data_from_array_1_0(array)
     try:
-        np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, described)
     except ValueError:
         # The names of very many fields do not fit the header of the older version.
-        np.lib.format.write_array(file, array, version=(2, 0), allow_pickle=False)
+        np.lib.format.write_array_header_2_0(file, described)
+    # numpy's own writing of the values does not say why it failed
+    file.write(array.reshape(-1).view(np.uint8).data)

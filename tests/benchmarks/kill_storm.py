@@ -45,7 +45,10 @@ TIMES = ("seconds", "particles_per_second", "memory_gb")
 TIMED = ("report.html", "metrics.csv")
 """Files with times in them."""
 
-OWN = (".hydra", ".lock", "checkpoints", "classify.log", "config.yaml", "report.html", "run.json")
+OWN = (
+    *(".hydra", ".lock", "checkpoints", "classify.log", "config.yaml", "report.html", "run.json"),
+    *("csv", "tensorboard"),
+)
 """What tells of times and starts; the state in the checkpoint is compared by itself."""
 
 

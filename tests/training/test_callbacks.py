@@ -148,6 +148,44 @@ def test_metrics_table_is_complete_after_a_step_back(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
 
 
+def test_a_long_table_is_added_to_and_not_written_again(tmp_path: Path):
+    path, rows = tmp_path / "metrics.csv", [{"iteration": float(i), "v": i / 7} for i in range(9)]
+    for row in rows[:4]:
+        append_row(path, row)
+    place = path.stat().st_ino
+    for row in rows[4:]:
+        append_row(path, row)
+    assert path.stat().st_ino == place
+    assert path.read_text() == "".join(["iteration,v\n", *(f"{i},{i / 7:.6g}\n" for i in range(9))])
+
+
+@pytest.mark.parametrize("torn", ["2", "2,0.5", "2,0.5,", "\0" * 40])
+def test_half_a_row_is_none(tmp_path: Path, torn: str):
+    path, rows = tmp_path / "metrics.csv", [{"iteration": float(i), "v": i / 7} for i in range(3)]
+    for row in rows[:2]:
+        append_row(path, row)
+    with path.open("a") as file:
+        file.write(torn)
+    assert [row["iteration"] for row in read_rows(path)] == [0, 1]
+    append_row(path, rows[2])
+    assert path.read_text() == "iteration,v\n0,0\n1,0.142857\n2,0.285714\n"
+
+
+def test_a_row_that_does_not_fit_on_the_disk_leaves_the_table(tmp_path: Path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    for iteration in range(2):
+        append_row(path, {"iteration": float(iteration)})
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cryo2d.io.atomic.os.fsync", full)
+    with pytest.raises(EnvironmentFault, match="metrics.csv: No space left"):
+        append_row(path, {"iteration": 2.0})
+    assert path.read_bytes() == before
+
+
 def test_collapse_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, logger="cryo2d"):
         fit(tmp_path, [Metrics(warn_below=0.0)], epochs=1)

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import math
+import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from cryo2d.io.atomic import atomic_write
+from cryo2d.io.atomic import append, atomic_write
 from cryo2d.training.callbacks.run import run_of
 from cryo2d.training.drawing.sketch import sketch_distributions, sketch_frc, sketch_noise
 from cryo2d.training.loggers import MlflowRun, log_histogram, log_image
 from cryo2d.types import IterationSummary
 
 log = logging.getLogger(__name__)
+
+LONGEST_ROW = 1 << 14
+"""More than any row of a table takes (bytes)."""
 
 
 class Metrics(Callback):
@@ -173,22 +177,55 @@ def append_row(path: Path, row: Mapping[str, float]) -> None:
 def append_rows(path: Path, new: Sequence[Mapping[str, float]]) -> None:
     """Write rows of one iteration in place of any of the same or a later one.
 
-    So a resumed run leaves one complete table. The file is replaced whole: a reader never sees
-    half a row.
+    So a resumed run leaves one complete table. Rows that follow on are added to the file: what an
+    iteration costs does not grow with the run. Else the file is replaced whole.
+
+    Args:
+        path: of the table.
+        new: at least one row, whose first column is the iteration.
     """
+    names = list(new[0])
+    assert names[0] == "iteration"
+    if _last_iteration(path, names) < new[0]["iteration"]:
+        append(path, _as_csv(new, names))
+        return
     rows = [old for old in read_rows(path) if old["iteration"] < new[0]["iteration"]]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(new[0])
-    for values in [*rows, *new]:
-        writer.writerow(f"{values.get(name, math.nan):.6g}" for name in new[0])
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(_header(names) + _as_csv([*rows, *new], names))
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, none if there is no file."""
+    """The rows of a metrics.csv, none if there is no file; half a row at its end is none."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+
+
+def _header(names: Sequence[str]) -> bytes:
+    return ",".join(names).encode() + b"\n"
+
+
+def _as_csv(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> bytes:
+    """Lines of a table; not a number where a row has no such column."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(f"{row.get(name, math.nan):.6g}" for name in names)
+    return text.getvalue().encode()
+
+
+def _last_iteration(path: Path, names: Sequence[str]) -> float:
+    """The iteration of the last row; infinite if nothing can be added to the file as it is."""
+    if not path.is_file():
+        return math.inf
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(max(len(header), file.seek(0, os.SEEK_END) - LONGEST_ROW))
+        *_, last, rest = b"", *file.read().split(b"\n")
+    if header != _header(names) or rest:
+        return math.inf
+    try:
+        return float(last.partition(b",")[0])
+    except ValueError:
+        return math.inf

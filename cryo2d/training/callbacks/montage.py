@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from cryo2d.io.atomic import atomic_write
 from cryo2d.training.callbacks.run import run_of
 from cryo2d.training.drawing.classes import ClassTable
 from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
@@ -41,9 +42,9 @@ class Montage(Callback):
             subtitle=subtitle(summary),
             mask_diameter=self.mask_diameter,
         )
-        folder = Path(trainer.default_root_dir, "images")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"iteration_{summary.iteration:03d}.png").write_bytes(image_png(image))
+        name = f"iteration_{summary.iteration:03d}.png"
+        with atomic_write(Path(trainer.default_root_dir, "images", name)) as file:
+            file.write(image_png(image))
         log_image(trainer.loggers, "classes", image, summary.iteration)
 
 
