@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from cryo2d.errors import EnvironmentFault
 from cryo2d.training.ranks import Ranks
 
 
@@ -34,12 +35,14 @@ def sums(size: int, folder: Path) -> None:
 
 
 def lost(size: int, how: str) -> None:
-    """Meet once; then one process ends, or says nothing more."""
+    """Meet once; then one process ends, fails, or says nothing more."""
     ranks = connected(size, timeout=2.0 if how == "silent" else 120.0)
     ranks.meet()
     if ranks.rank == size - 1:
         if how == "killed":
             os.kill(os.getpid(), 9)
+        if how == "without its files":
+            raise EnvironmentFault("particles.mrcs can no longer be read")
         time.sleep(60)
     ranks.meet()
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -30,19 +31,61 @@ def test_every_package_is_listed():
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages | {"cryo2d.conf"}
 
 
-def test_the_lock_has_every_dependency_in_a_version_that_is_allowed_and_with_a_hash():
-    text = (ROOT / "docs" / "requirements.lock").read_text(encoding="utf-8")
-    assert "://" not in text, "whoever installs chooses where from"
-    pins = re.split(r"\n(?=[a-z0-9])", text.strip())
-    assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
-    locked: dict[str, list[str]] = {}
-    for pin in pins:
+LOCK = (ROOT / "docs" / "requirements.lock").read_text(encoding="utf-8")
+
+
+def locked() -> dict[str, list[str]]:
+    """The versions of each package in the lock: one, or one for each Python."""
+    found: dict[str, list[str]] = {}
+    for pin in re.split(r"\n(?=\S)", LOCK.strip()):
         name, _, version = pin.split()[0].partition("==")
-        locked.setdefault(canonicalize_name(name), []).append(version)
+        found.setdefault(canonicalize_name(name), []).append(version)
+    return found
+
+
+def is_met(wanted: Requirement) -> bool:
+    versions = locked().get(canonicalize_name(wanted.name), [])
+    allowed = [wanted.specifier.contains(version, prereleases=True) for version in versions]
+    return bool(allowed) and all(allowed)
+
+
+def test_the_lock_has_every_dependency_in_a_version_that_is_allowed_and_with_a_hash():
+    assert "://" not in LOCK, "whoever installs chooses where from"
+    for pin in re.split(r"\n(?=\S)", LOCK.strip()):
+        first, *others = pin.replace("\\\n", "\n").splitlines()
+        assert re.fullmatch(r"[a-z0-9.-]+==[\w.]+( ; .+)?", first.strip()), first
+        assert others, f"{first} has no hash"
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64} *", line) for line in others), first
+    wanted = map(Requirement, PROJECT["project"]["dependencies"])
+    assert [str(one) for one in wanted if not is_met(one)] == []
+
+
+def test_the_lock_has_what_its_packages_need_in_turn():
+    """As far as they are installed here in the version of the lock."""
+    missing, seen = [], 0
+    for name, versions in locked().items():
+        try:
+            installed = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if installed.version not in versions:
+            continue
+        for wanted in map(Requirement, installed.requires or []):
+            if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+                seen += 1
+                missing += [] if is_met(wanted) else [f"{name}: {wanted}"]
+    assert missing == []
+    assert seen
+
+
+def test_what_is_safe_only_from_a_version_on_has_it_as_its_floor():
+    floors = {"hydra-core": "1.3.8", "omegaconf": "2.3.1", "pytorch-lightning": "2.6.4"}
+    unsafe = {"hydra-core": "1.3.7", "omegaconf": "2.3.0", "pytorch-lightning": "2.6.3"}
     for wanted in map(Requirement, PROJECT["project"]["dependencies"]):
-        found = locked.get(canonicalize_name(wanted.name), [])
-        assert found, wanted
-        assert all(wanted.specifier.contains(version) for version in found), wanted
+        if wanted.name in floors:
+            assert floors.pop(wanted.name) in wanted.specifier
+            assert unsafe[wanted.name] not in wanted.specifier
+    assert floors == {}
 
 
 def test_every_package_has_a_docstring_and_nothing_else_to_import():

@@ -1,13 +1,14 @@
 """Kill a classification at random moments, resume it each time, and compare the files it leaves.
 
-    python tests/benchmarks/kill_storm.py --kills 200 --signals KILL
+    python tests/benchmarks/kill_storm.py --kills 200 --iterations 500 --span 1.2
 
 A small run without disturbance, then one that signals end again and again, at random moments of
 its start, its iterations and its output, each time going on by ``cryo2d resume=RUN``. After SIGTERM
 and SIGUSR1, by which queues end jobs, it has to leave by itself within 30 s, with 143. What it
 leaves in the end has to be, byte for byte, what the undisturbed run left; but for times, and for
 what writes down every start. The processes are forks of this one, which has imported everything:
-a kill costs what the run costs.
+a kill costs what the run costs. With a short span and many iterations all signals strike one run;
+one that has reached its end before the last signal is compared and begun anew.
 """
 
 import argparse

@@ -34,15 +34,18 @@ def test_sums_and_rows_of_three_processes(tmp_path):
     ("how", "said"),
     [
         ("killed", "process 2 of 2 was ended by SIGKILL"),
+        ("without its files", r"process 2 of 2 has failed \(exit code 3\)"),
         ("silent", r"did not answer within 0:00:02: .*Rank(s|) 1 failed"),
     ],
 )
-def test_a_lost_process_is_named(how, said):
+def test_a_lost_process_is_named(how, said, capfd):
     work = shared.of("lost", 2, how)
     companions = Companions(2, work)
     with pytest.raises(LostProcessError, match=re.compile(said, re.S)), companions:
         work()
     assert not any(process.is_alive() for process in companions._started)
+    cause = "cryo2d: process 2 of 2: particles.mrcs can no longer be read"
+    assert (cause in capfd.readouterr().err) == (how == "without its files")
 
 
 def test_rows_and_back():
