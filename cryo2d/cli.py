@@ -44,6 +44,11 @@ MACHINE_ERRORS = (
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """By which a queue asks a job to end."""
 
+LONGEST_END = 20.0
+"""Time that a program which was asked to end may take for it (s); queues leave 30 s."""
+
+_last_moments: list[threading.Timer] = []
+
 
 def main() -> NoReturn:
     """Run the command line in ``sys.argv`` and exit with the code of :mod:`cryo2d.errors`."""
@@ -55,8 +60,12 @@ def main() -> NoReturn:
     logging.raiseExceptions = False
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_thread
-    with external.marked(sys.argv[1:]):
-        _main()
+    try:
+        with external.marked(sys.argv[1:]):
+            _main()
+    finally:
+        for timer in _last_moments:
+            timer.cancel()
 
 
 def _main() -> NoReturn:
@@ -229,9 +238,16 @@ def _complete(job: str) -> str:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave through ``finally`` blocks; what the last iteration found is on the disk already."""
+    """Leave through ``finally`` blocks; what the last iteration found is on the disk already.
+
+    Whatever they wait for: a queue that asks for the end kills after a while.
+    """
     # not by sys.stderr, in the middle of whose work the signal may have come
     os.write(2, f"cryo2d: stopped by {signal.Signals(number).name}\n".encode())
+    last = threading.Timer(LONGEST_END, os._exit, [EXIT_TERMINATED])
+    last.daemon = True
+    last.start()
+    _last_moments.append(last)
     sys.exit(EXIT_TERMINATED)
 
 

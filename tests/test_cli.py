@@ -138,12 +138,44 @@ def test_sigterm_is_143(command):
     assert command(run=lambda cfg, run_dir: os.kill(os.getpid(), signal.SIGTERM))[0] == 143
 
 
+def test_nothing_holds_up_the_end_that_a_queue_asks_for(tmp_path):
+    program = (
+        "import os, signal, time\n"
+        "from cryo2d import cli\n"
+        "cli.LONGEST_END = 0.2\n"
+        "signal.signal(signal.SIGTERM, cli._terminate)\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "finally:\n"
+        "    time.sleep(300)\n"
+    )
+    assert python(tmp_path, "-c", program, code=143) == ""
+
+
 def test_a_refused_command_line_leaves_nothing_behind(command, tmp_path):
     code, out, err = command("+model.num_clases=3", "model.ctf=half")
     assert (code, out) == (2, "")
     assert "did you mean model.num_classes?" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_that_fails_shows_no_traceback(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+    def run(cfg: DictConfig, run_dir: Path) -> None:
+        def write() -> None:
+            raise OSError(28, "No space left on device")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+
+    code, out, err = command(run=run)
+    assert (code, out, err) == (0, "", "")
+    (log,) = tmp_path.rglob("classify.log")
+    assert "Traceback" in log.read_text()
+    assert "No space left" in log.read_text()
 
 
 def test_an_unknown_job_suggests_one(command):
@@ -277,16 +309,17 @@ def test_the_shell_learns_to_complete(command):
     assert "-F hydra_bash_completion cryo2d" in out
 
 
-def python(folder: Path, *argv: str) -> str:
-    """What a fresh interpreter prints that finds the package under test."""
+def python(folder: Path, *argv: str, code: int = 0) -> str:
+    """What a fresh interpreter prints that finds the package under test and ends with a code."""
     done = subprocess.run(
         [sys.executable, *argv],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
@@ -68,7 +70,26 @@ WRITTEN = {
 }
 
 
-def classify(stack: Path, folder: Path, *settings: str) -> subprocess.CompletedProcess:
+def benchmark(name: str, folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """A command of tests/benchmarks with so many words, in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "benchmarks" / name), *words],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(folder),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def classify(
+    stack: Path, folder: Path, *settings: str, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess:
     return subprocess.run(
         [
             sys.executable,
@@ -88,6 +109,7 @@ def classify(stack: Path, folder: Path, *settings: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=before,
     )
 
 
@@ -271,23 +293,33 @@ def test_unusable_images_are_excluded_and_listed(stack, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_signals_end_again_and_again_leaves_what_an_undisturbed_one_leaves(tmp_path):
     """Every file, byte for byte; in a process of its own, which makes forks of itself."""
-    storm = Path(__file__).parent / "benchmarks" / "kill_storm.py"
     words = ["--kills", "4", "--signals", "KILL", "TERM", "USR1", "--iterations", "3"]
-    done = subprocess.run(
-        [sys.executable, str(storm), *words],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(cli.__file__).parents[1]),
-            "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = benchmark("kill_storm.py", tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "different: nothing" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(tmp_path):
+    """At its settings, in an iteration and in its output; with room it goes on to the same files."""
+    done = benchmark("full_disk.py", tmp_path, "--moments", "3", "--iterations", "2")
+    if "hint: unshare" in done.stderr:
+        pytest.skip("no disk can be mounted here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "different: nothing" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_file_that_may_not_grow(stack, tmp_path):
+    """A limit of the system, as a quota: any user can be given one."""
+    folder, limit = tmp_path / "run", (30_000, 30_000)
+    done = classify(stack, folder, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert done.returncode == 3, done.stderr
+    assert f"cannot write {folder}" in done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "manifest.json").exists()
+    assert list(folder.rglob(".*.part")) == []
 
 
 @pytest.mark.slow

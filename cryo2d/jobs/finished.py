@@ -1,6 +1,5 @@
 """Finished runs as a comparison sees them: settings, measures, particles, averages."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cryo2d.jobs.settings_file import as_text, leaves, read_settings
 from cryo2d.jobs.sweep import DIRECTION
 from cryo2d.training.callbacks.export import given_settings
 from cryo2d.training.callbacks.metrics import read_rows
+from cryo2d.training.manifest import read_facts
 
 NEEDED = ("particles.star", "class_averages.star", "manifest.json")
 
@@ -74,14 +74,13 @@ class FinishedRun:
 
     @property
     def _objectives(self) -> dict[str, float | None]:
-        text = (self.folder / "manifest.json").read_text(encoding="utf-8")
-        return dict.fromkeys(DIRECTION) | json.loads(text).get("objectives", {})
+        found = read_facts(self.folder / "manifest.json").get("objectives", {})
+        return dict.fromkeys(DIRECTION) | found
 
     @property
     def counts(self) -> dict[str, int]:
         """Where its particles went."""
-        text = (self.folder / "manifest.json").read_text(encoding="utf-8")
-        particles = json.loads(text).get("particles", {})
+        particles = read_facts(self.folder / "manifest.json").get("particles", {})
         return {name: int(value) for name, value in particles.items()}
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryo2d.io.atomic import atomic_write
-from cryo2d.training.manifest import versions
+from cryo2d.training.manifest import read_facts, versions
 
 FILE = "run.json"
 GIT_SECONDS = 5.0
@@ -43,10 +43,13 @@ def add(folder: Path, /, **facts: Any) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What a run wrote down, nothing if it is older than this file."""
+    """What a run wrote down, nothing if it is older than this file.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
     path = folder / FILE
-    found: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return dict(found)
+    return read_facts(path) if path.is_file() else {}
 
 
 def git_state() -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """How far two runs over the same particles gave the same result."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from cryo2d.geometry.register import Registrar
 from cryo2d.io.particles import AlignmentColumns
 from cryo2d.jobs.finished import FinishedRun
 from cryo2d.training.callbacks.metrics import read_rows
-from cryo2d.training.manifest import sha256
+from cryo2d.training.manifest import read_facts, sha256
 
 TIMES = ("seconds", "particles_per_second", "memory_gb")
 """Columns of metrics.csv that tell of the machine, not of the result."""
@@ -162,7 +161,7 @@ def pose_shift(first: FinishedRun, second: FinishedRun) -> float:
 
 def _listed(folder: Path) -> Mapping[str, str]:
     """Name and hash of the result's files, by what they hold now."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_facts(folder / "manifest.json")
     names = [name for name in manifest.get("files", {}) if (folder / name).is_file()]
     return {name: sha256(folder / name) for name in names}
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cryo2d.data.fingerprint import fingerprint
 from cryo2d.errors import InputError, Problem
-from cryo2d.jobs import classify, handbook, record, settings, targets
+from cryo2d.jobs import classify, handbook, record, settings, settings_file, targets
 from cryo2d.jobs.delivery import Delivery
 from cryo2d.jobs.finished import FinishedRun, finished_runs
 from cryo2d.jobs.particles import load
@@ -99,7 +99,7 @@ def recorded(folder: Path, trusted: Any) -> Recorded:
         found = f"a run of {job}" if file.is_file() else "no config.yaml"
         expected = "the folder of a finished classification, with config.yaml"
         raise InputError([Problem(str(folder), found, expected, "give another folder")])
-    cfg = OmegaConf.load(file)
+    cfg = settings_file.load(file)
     assert isinstance(cfg, DictConfig)
     if cfg.get("resume"):
         return recorded(_placed(str(cfg.resume), facts), trusted)

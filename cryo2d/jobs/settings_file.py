@@ -4,16 +4,17 @@ A folder may come from anybody. Nothing that it names is built (``_target_``) an
 refers to is looked up (``${...}``).
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.atomic import atomic_write
@@ -23,6 +24,7 @@ FILE = "config.yaml"
 OVERRIDES = Path(".hydra", "overrides.yaml")
 RESUME = "resume"
 REFERENCE = "${"
+MOST_BYTES, MOST_LEVELS = 1 << 18, 50
 BUILDS = (TARGET, "_args_", REFERENCE)
 
 
@@ -140,12 +142,36 @@ def as_text(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
+def load(path: Path) -> Any:
+    """What a YAML file of a run's folder holds, nothing built and nothing looked up.
+
+    Raises:
+        InputError: if it cannot be read; if it is longer or deeper than settings are, or refers to
+            parts of itself, by which a few bytes could fill the memory.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise _refused(path, f"more than {MOST_BYTES} bytes")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise _refused(path, f"*{event.anchor}, a part that is named elsewhere")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_LEVELS:
+                raise _refused(path, f"more than {MOST_LEVELS} levels")
+        return OmegaConf.load(io.BytesIO(text))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _refused(path, f"what cannot be read ({str(error).splitlines()[0]})") from error
+
+
 def _plain(path: Path, *, references: bool = False) -> Any:
     """The content of a YAML file as dictionaries, lists and values."""
-    try:
-        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise _refused(path, f"what cannot be read ({str(error).splitlines()[0]})") from error
+    found = OmegaConf.to_container(load(path), resolve=False)
     if not references:
         for key, value in leaves(found):
             if REFERENCE in str(value):

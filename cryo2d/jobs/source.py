@@ -1,6 +1,5 @@
 """The classified particles that a job starts from: a file, or the folder of a run."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryo2d.io.particles import (
     read_particles,
 )
 from cryo2d.jobs.settings_file import read_settings
+from cryo2d.training.manifest import read_facts
 
 COLUMNS = {
     "class_index": ("class", "rlnClassNumber, or alignments2D/class"),
@@ -130,7 +130,7 @@ def _settings(folder: Path) -> Iterator[DictConfig]:
         manifest = folder / "manifest.json"
         if CLASSIFICATION in found or not manifest.is_file():
             return
-        folder = Path(json.loads(manifest.read_text(encoding="utf-8"))["source"]).parent
+        folder = Path(str(read_facts(manifest).get("source"))).parent
 
 
 def run_folder(path: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """Particles, folders and machines as nobody expects them."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -76,9 +77,23 @@ def test_a_gpu_that_is_not_there_is_said(stack, tmp_path):
         finish(stack, tmp_path / "run", "hardware=gpu", "model.num_classes=2")
 
 
+def test_a_clock_that_jumps_changes_nothing(stack, tmp_path, monkeypatch):
+    finish(stack, tmp_path / "as usual", "model.num_classes=2")
+    years = itertools.cycle([1e9, 4e9, 0.0])
+    monkeypatch.setattr("time.time", lambda: next(years))
+    finish(stack, tmp_path / "jumping", "model.num_classes=2")
+    for name in ("particles.star", "particles.cs", "class_averages.mrcs", "class_averages.star"):
+        files = [tmp_path / folder / name for folder in ("as usual", "jumping")]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
 @pytest.mark.slow
 def test_folders_and_environments_do_not_matter_and_secrets_stay_there(stack, tmp_path):
-    """Odd names, no temporary folder, no home, a strict umask, an account in the environment."""
+    """Odd names, no home, a strict umask, an account in the environment, read-only particles."""
+    folder = stack.parent
+    before = {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+    for path in before:
+        path.chmod(0o500 if path.is_dir() else 0o400)
     place = tmp_path / "a 'folder', with \u00e4\u00f6\u00fc & \"quotes\""
     place.mkdir()
     unset = ("HOME", "USER", "LOGNAME", "WANDB_MODE")
@@ -106,5 +121,6 @@ def test_folders_and_environments_do_not_matter_and_secrets_stay_there(stack, tm
     files = [path for path in place.rglob("*") if path.is_file()]
     assert "manifest.json" in {path.name for path in files}
     assert not [path for path in files if path.stat().st_mode & 0o077]
+    assert {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))} == before
     assert CANARY not in done.stdout + done.stderr
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]

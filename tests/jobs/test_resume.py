@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from cryo2d import cli
 from cryo2d.errors import InputError
-from cryo2d.jobs import classify, settings_file
+from cryo2d.jobs import classify, record, settings_file
 from cryo2d.simulate.particles import simulate
 from cryo2d.training.callbacks.checkpoint import LAST, PREVIOUS, IterationCheckpoint
 from cryo2d.training.callbacks.export import Export
@@ -169,6 +169,11 @@ def test_only_one_program_writes_to_a_folder(command, stack):
     assert command(f"resume={folder}")[0] == 0
 
 
+LAYERS = (f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))
+BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]", *LAYERS])
+"""A thousand bytes that stand for four hundred million words."""
+
+
 class Touch:
     """Leaves a file where it is unpickled."""
 
@@ -283,6 +288,9 @@ def test_a_pickle_is_no_checkpoint(command, stack, tmp_path):
         "- a list",
         "{",
         "\x00",
+        pytest.param("data: " + "[" * 10_000, id="deep"),
+        pytest.param("data: " + "x" * (1 << 19), id="long"),
+        pytest.param(BOMB, id="bomb"),
     ],
 )
 def test_settings_that_are_no_plain_values_are_refused(text, tmp_path, monkeypatch):
@@ -290,4 +298,16 @@ def test_settings_that_are_no_plain_values_are_refused(text, tmp_path, monkeypat
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(InputError, match=r"config\.yaml: found"):
         settings_file.read_settings(tmp_path)
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "config.yaml").rename(tmp_path / ".hydra" / "overrides.yaml")
+    if text != "- a list":
+        with pytest.raises(InputError, match=r"overrides\.yaml: found"):
+            settings_file.read_overrides(tmp_path)
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\udcff", "[" * 100_000])
+def test_a_damaged_record_is_refused(text, tmp_path):
+    (tmp_path / record.FILE).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=r"run\.json: found"):
+        record.read(tmp_path)
