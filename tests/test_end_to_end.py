@@ -301,7 +301,7 @@ def test_a_run_that_signals_end_again_and_again_leaves_what_an_undisturbed_one_l
 
 @pytest.mark.slow
 def test_a_disk_that_is_really_full(tmp_path):
-    """At its settings, in an iteration and in its output; with room it goes on to the same files."""
+    """At its settings, in an iteration, in its output; with room it goes on to the same files."""
     done = benchmark("full_disk.py", tmp_path, "--moments", "3", "--iterations", "2")
     if "hint: unshare" in done.stderr:
         pytest.skip("no disk can be mounted here")

@@ -9,12 +9,9 @@ from cryo2d.jobs.lock import locked
 
 
 def test_the_second_program_in_a_folder_is_told_of_the_first(tmp_path: Path):
-    with locked(tmp_path):
-        with (
-            pytest.raises(InputError, match="in use by process .* on .* since 20"),
-            locked(tmp_path),
-        ):
-            pytest.fail("two programs write to one folder")
+    told = pytest.raises(InputError, match="in use by process .* on .* since 20")
+    with locked(tmp_path), told, locked(tmp_path):
+        pytest.fail("two programs write to one folder")
     with locked(tmp_path):
         pass
 
