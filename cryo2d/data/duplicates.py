@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+MOST_NEIGHBOURS = 100
+"""Of a particle on average; beyond, pairs are not listed."""
+
 
 class UnknownPositionError(ValueError):
     """Picks without a finite position in Angstrom cannot be compared."""
@@ -77,11 +80,20 @@ def find_duplicates(
     """
     total = len(centre)
     survivor = np.arange(total, dtype=np.int64)
-    pairs = _near_pairs(micrograph, centre, min_separation)
     order = np.lexsort((np.nan_to_num(error, nan=np.inf), -np.nan_to_num(posterior, nan=-np.inf)))
     rank = np.empty(total, dtype=np.int64)
     rank[order] = np.arange(total)
+    if total < 2 or min_separation <= 0:
+        return Duplicates(np.ones(total, dtype=bool), survivor)
+    group, _ = pd.factorize(micrograph)
+    # one tree for all: micrographs are sheets too far apart in a third dimension to meet
+    flat = centre - np.median(centre, axis=0)
+    tree = cKDTree(np.column_stack([flat, 2.0 * min_separation * group]))
+    if tree.count_neighbors(tree, min_separation) > MOST_NEIGHBOURS * total:
+        keep = _thinned(tree, centre, order, min_separation, survivor)
+        return Duplicates(keep, survivor)
     # each pair as (better, worse), sorted by the rank of the better: one pass decides everything
+    pairs = _near_pairs(tree, centre, min_separation)
     swap = rank[pairs[:, 0]] > rank[pairs[:, 1]]
     pairs[swap] = pairs[swap][:, ::-1]
     pairs = pairs[np.lexsort((rank[pairs[:, 1]], rank[pairs[:, 0]]))]
@@ -93,13 +105,36 @@ def find_duplicates(
     return Duplicates(keep, survivor)
 
 
-def _near_pairs(micrograph: np.ndarray, centre: np.ndarray, separation: float) -> np.ndarray:
-    """Rows of all pairs of one micrograph nearer than the separation ``[p 2]``."""
-    if len(centre) < 2 or separation <= 0:
-        return np.empty((0, 2), dtype=np.int64)
-    group, _ = pd.factorize(micrograph)
-    # one tree for all: micrographs are sheets too far apart in a third dimension to meet
-    points = np.column_stack([centre - centre.mean(0), 2.0 * separation * group])
-    pairs = cKDTree(points).query_pairs(separation, output_type="ndarray").astype(np.int64)
+def _near_pairs(tree: cKDTree, centre: np.ndarray, separation: float) -> np.ndarray:
+    """Rows of all pairs nearer than the separation ``[p 2]``."""
+    pairs = tree.query_pairs(separation, output_type="ndarray").astype(np.int64)
     distance = np.linalg.norm(centre[pairs[:, 0]] - centre[pairs[:, 1]], axis=1)
     return pairs[distance < separation]
+
+
+def _thinned(
+    tree: cKDTree,
+    centre: np.ndarray,
+    order: np.ndarray,
+    separation: float,
+    survivor: np.ndarray,
+) -> np.ndarray:
+    """What stays of crowds so dense that their pairs would fill the memory ``[n]`` (bool).
+
+    Args:
+        tree: of the particles.
+        centre: x and y ``[n 2]`` (Angstrom).
+        order: rows, the best first ``[n]``.
+        separation: Angstrom.
+        survivor: gets the row that stays in the place of each other one ``[n]``.
+    """
+    keep = np.ones(len(order), dtype=bool)
+    for row in order.tolist():
+        if not keep[row]:
+            continue
+        near = np.array(tree.query_ball_point(tree.data[row], separation), dtype=np.int64)
+        distance = np.linalg.norm(centre[near] - centre[row], axis=1)
+        gone = near[keep[near] & (distance < separation) & (near != row)]
+        keep[gone] = False
+        survivor[gone] = row
+    return keep

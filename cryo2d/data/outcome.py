@@ -17,6 +17,7 @@ from cryo2d.io.stacks import output_names
 from cryo2d.types import Assignments
 
 NEVER_VISITED = "no iteration visited it: run at least one full iteration"
+LARGEST_MICROGRAPH = 1e7  # pixel
 _OTHERWISE = ", or leave duplicates in with post.remove_duplicates=false"
 
 
@@ -132,11 +133,22 @@ def _reject(
             "Duplicates were not searched: the pixel size of the micrographs is not known. "
             "Give post.micrograph_pixel_size."
         ]
-    rows = np.flatnonzero(keep)
+    notes, known = [], keep.copy()
+    if rule.remove is None:
+        known &= _is_known(place.x, place.y)
+    if not known[keep].all():
+        count = int(keep.sum() - known.sum())
+        notes.append(f"{count:,} particles without coordinates were not compared with others.")
+    rows, before = np.flatnonzero(known), int(keep.sum())
     duplicates = duplicates_of(aligned.take(rows), rule)
     kept_row[rows] = rows[duplicates.survivor]
     keep[rows] = duplicates.keep
-    return kept_row, []
+    if keep.sum() < before / 2:
+        notes.append(
+            f"{before - keep.sum():,} of {before:,} particles were rejected as duplicates. Are the "
+            "pick locations right? post.remove_duplicates=false keeps all."
+        )
+    return kept_row, notes
 
 
 def duplicates_of(aligned: ParticleTable, rule: DuplicateRule) -> Duplicates:
@@ -200,7 +212,7 @@ def location_problems(table: ParticleTable, rule: DuplicateRule) -> list[Problem
             f"give post.micrograph_pixel_size{_OTHERWISE}",
         ),
         (
-            place.x + place.y,
+            np.where(_is_known(place.x, place.y), 0.0, np.nan),
             "a pick without coordinates",
             f"correct or remove these particles{_OTHERWISE}",
         ),
@@ -211,6 +223,12 @@ def location_problems(table: ParticleTable, rule: DuplicateRule) -> list[Problem
             expected = "the place of every pick in Angstrom"
             problems.append(Problem(table.source, what, expected, action, row, len(wrong)))
     return problems
+
+
+def _is_known(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Whether there can be a particle at these places of a micrograph ``[n]`` (bool)."""
+    with np.errstate(invalid="ignore"):
+        return (np.abs(x) < LARGEST_MICROGRAPH) & (np.abs(y) < LARGEST_MICROGRAPH)
 
 
 def _micrograph_pixel_size(place: Locations, rule: DuplicateRule) -> np.ndarray:

@@ -200,7 +200,7 @@ def read_ranker(path: str | Path | None = None) -> Ranker:
         ranker = Ranker(
             tuple(held["features"]), **arrays, offset=float(held["offset"]), about=held["about"]
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _no_ranker(name, f"{type(error).__name__}: {error}") from error
     strange = set(ranker.features) - FEATURES.keys()
     if strange:

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cryo2d.data import duplicates
 from cryo2d.data.duplicates import UnknownPositionError, aligned_centres, find_duplicates
 
 
@@ -36,7 +37,10 @@ def test_kept_are_apart_and_removed_are_near_a_better_one(seed: int):
     np.testing.assert_array_equal(found.survivor[found.keep], np.flatnonzero(found.keep))
 
 
-def test_same_as_the_obvious_greedy_loop():
+@pytest.mark.parametrize("neighbours", [100, 0])
+def test_same_as_the_obvious_greedy_loop(neighbours, monkeypatch):
+    # with 0 every crowd is too dense for its pairs to be listed
+    monkeypatch.setattr(duplicates, "MOST_NEIGHBOURS", neighbours)
     crowd = _crowd(3, 200)
     found = find_duplicates(**crowd, min_separation=15.0)
     keep: list[int] = []
@@ -46,6 +50,21 @@ def test_same_as_the_obvious_greedy_loop():
         if not (gap < 15.0).any():
             keep.append(int(row))
     assert sorted(keep) == np.flatnonzero(found.keep).tolist()
+    for row in np.flatnonzero(~found.keep):
+        # the best of those that it is too near to
+        own = [k for k in keep if crowd["micrograph"][k] == crowd["micrograph"][row]]
+        gap = np.linalg.norm(crowd["centre"][own] - crowd["centre"][row], axis=1)
+        assert found.survivor[row] == np.array(own)[gap < 15.0][0]
+
+
+def test_picks_that_all_lie_at_one_place_fill_no_memory(monkeypatch):
+    monkeypatch.setattr(duplicates, "_near_pairs", lambda *_: pytest.fail("all pairs are listed"))
+    count = 5000
+    centre, error = np.zeros((count, 2)), np.arange(count, 0.0, -1)
+    micrograph = np.full(count, "a.mrc", object)
+    found = find_duplicates(micrograph, centre, np.ones(count), error)
+    assert np.flatnonzero(found.keep).tolist() == [count - 1]
+    assert set(found.survivor.tolist()) == {count - 1}
 
 
 def test_the_order_of_the_rows_does_not_matter():

@@ -14,6 +14,7 @@ from cryo2d.data.outcome import (
     extended,
     image_names,
     joined,
+    location_problems,
     settle,
     with_text_column,
 )
@@ -121,6 +122,33 @@ def test_unknown_micrograph_pixel_size_is_said_not_guessed():
     given = settle(unknown, *arguments, DuplicateRule(micrograph_pixel_size=1.0), HERE)
     expected = settle(table, *arguments, DuplicateRule(), HERE)
     np.testing.assert_array_equal(given.keep, expected.keep)
+
+
+@pytest.mark.parametrize("place", [np.nan, np.inf, -1e300])
+def test_picks_without_coordinates_stay_and_are_told_of(place: float):
+    table = make_table(300)
+    arguments = (_excluded(table, 0), make_assignments(300), _half(300))
+    rule = DuplicateRule(min_separation=30)
+    x = table.locations.x.copy()
+    x[[5, 9]] = place
+    lost = replace(table, locations=replace(table.locations, x=x))
+    outcome = settle(lost, *arguments, rule, HERE)
+    assert outcome.keep[[5, 9]].all()
+    assert len(outcome.rejected) > 0
+    assert outcome.total == 300
+    assert "2 particles without coordinates" in outcome.notes[0]
+    (problem,) = location_problems(lost, rule)
+    assert problem.count == 2
+
+
+def test_a_run_that_loses_most_particles_as_duplicates_says_so():
+    table = make_table(60)
+    at_once = replace(table.locations, x=np.zeros(60), y=np.zeros(60))
+    arguments = (_excluded(table, 0), make_assignments(60), _half(60))
+    rule = DuplicateRule(min_separation=1e4)
+    outcome = settle(replace(table, locations=at_once), *arguments, rule, HERE)
+    assert len(outcome.classified) < 30
+    assert "post.remove_duplicates=false keeps all" in outcome.notes[-1]
 
 
 def test_filaments_keep_their_overlapping_segments():

@@ -52,7 +52,7 @@ class Memory:
             held = json.loads(self.path.read_text(encoding="utf-8"))
             same = held["num_classes"] == self.num_classes
             choice = Choice(tuple(map(int, held["selected"])), int(held["revision"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._refused(f"a file that cannot be read ({error})") from error
         if not same or not set(choice.selected) <= set(range(1, self.num_classes + 1)):
             raise self._refused("a choice among other classes")

@@ -108,6 +108,8 @@ class Export(Callback):
         (folder / "manifest.json").unlink(missing_ok=True)
         half = run.halves.cpu().numpy()
         outcome = settle(data.table, data.excluded, found, half, self.rule, folder)
+        for note in outcome.notes:
+            log.warning(note)
         table = ClassTable.of_members(summary, found, outcome.keep)
         averages, table = self._ranked(class_averages(summary, table, run.pixel_size), table)
         gallery = Gallery(
