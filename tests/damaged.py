@@ -5,15 +5,19 @@ Each target takes the bytes of one input, reads it as a run would, and lets any 
 
 import gzip
 import io
+import json
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from cryosparc.dataset import CSDAT_FORMAT, Dataset
 from hypothesis import strategies as st
 from particle_files import COUNT, cs_array, old_star
+from safetensors.numpy import save
 
 from cryo2d.cli import config_dir
 from cryo2d.data.reader import iterate
@@ -21,7 +25,15 @@ from cryo2d.errors import InputError
 from cryo2d.io.cs import write_array
 from cryo2d.io.mrc import write_stack
 from cryo2d.io.particles import ParticleTable, read_particles, write_particles
-from cryo2d.jobs import overrides
+from cryo2d.jobs import overrides, record, settings_file
+from cryo2d.training.checkpoint import (
+    FACTS,
+    FORMAT,
+    DamagedCheckpointError,
+    checkpoint_digest,
+    read_state,
+    write_state,
+)
 
 BOX = 16
 Target = Callable[[bytes], None]
@@ -111,12 +123,43 @@ def settings(data: bytes) -> None:
         pass
 
 
+def run_folder(data: bytes) -> None:
+    """What a run leaves of its settings and its history."""
+    run = folder() / "run"
+    (run / ".hydra").mkdir(parents=True, exist_ok=True)
+    for name in (settings_file.FILE, settings_file.OVERRIDES, record.FILE):
+        (run / name).write_bytes(data)
+    readers: list[Callable[[], object]] = [
+        lambda: settings_file.read_settings(run),
+        lambda: settings_file.completed([f"resume={run}"]),
+        lambda: record.read(run),
+    ]
+    for read in readers:
+        with suppress(InputError):
+            read()
+
+
+def checkpoint(data: bytes) -> None:
+    """A checkpoint, and one of a right checksum whose state may be anything."""
+    path = folder() / "fuzz.safetensors"
+    path.write_bytes(data)
+    with suppress(DamagedCheckpointError):
+        read_state(path)
+    text, arrays = data.decode("utf-8", errors="replace"), {"state.a": np.ones(3, np.float32)}
+    header = {"format": FORMAT, "state": text, "sha256": checkpoint_digest(text, arrays)}
+    path.write_bytes(save(arrays, {FACTS: json.dumps(header)}))
+    with suppress(DamagedCheckpointError):
+        assert isinstance(read_state(path), dict)
+
+
 TARGETS: dict[str, Target] = {
     "star": star,
     "cs": cs,
     "mrc": mrc,
     "compressed": compressed,
     "settings": settings,
+    "run_folder": run_folder,
+    "checkpoint": checkpoint,
 }
 
 
@@ -177,6 +220,7 @@ def _stream_bytes() -> bytes:
 @cache
 def seeds() -> dict[str, list[bytes]]:
     """Whole inputs of each target, which are then damaged."""
+    write_state(folder() / "state.safetensors", {"epoch": 3, "a": torch.ones(4), "b": [1, None]})
     stack = (folder() / "stack.mrcs").read_bytes()
     extended = stack[:92] + (64).to_bytes(4, "little") + stack[96:1024] + bytes(64) + stack[1024:]
     words = [
@@ -190,6 +234,15 @@ def seeds() -> dict[str, list[bytes]]:
         "mrc": [stack[: 1024 + 3 * 4 * BOX * BOX], extended[: 1088 + 2 * 4 * BOX * BOX]],
         "compressed": [gzip.compress(stack[: 1024 + 3 * 4 * BOX * BOX])],
         "settings": words,
+        "run_folder": [
+            b"- model.num_classes=5\n- 'data.path=a.star'\n",
+            b"model: {num_classes: 5, icuf: 1.5}\nseed: 3\ndata:\n  path: a.star\n  x: &a [1]\n",
+            b'{"job": "classify", "versions": {"torch": "2"}, "git": null}\n',
+        ],
+        "checkpoint": [
+            (folder() / "state.safetensors").read_bytes(),
+            b'{"dict": [["epoch", 3], ["a", {"tensor": "state.a"}], [1, [2, 3.5, null]]]}',
+        ],
     }
 
 
@@ -208,6 +261,15 @@ TOKENS: dict[str, list[bytes]] = {
         *(b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\x11\x11\0\0", b"\xca\xf2\x49\x71"),
     ],
     "compressed": [b"\x1f\x8b", b"\0\0\0\0", b"\xff\xff\xff\xff"],
+    "run_folder": [
+        *(b"- ", b": ", b"\n", b"{", b"[", b"[" * 300, b"&a ", b"*a", b"<<: *a", b"? ", b"| "),
+        *(b"!!python/name:x", b"_target_", b"${oc.env:HOME}", b"!!binary ", b"\t", b"\0", b"'"),
+        *(b"---\n", b"resume=", b"1e999", b'"', b"\xff", b".inf", b"2001-01-01", b"%YAML 9.9\n"),
+    ],
+    "checkpoint": [
+        *(b'{"dict": ', b'{"tensor": ', b'"state.b"', b"[[", b"]", b"[" * 2000, b"null", b"1e999"),
+        *(b"NaN", b'"', b"\xff\xff\xff\xff\xff\xff\xff\x7f", b'"F16"', b'"BF16"', b"[99999999999]"),
+    ],
     "settings": [
         *(b"=", b"[", b"]", b"{", b"}", b"${", b"}", b"${oc.env:HOME}", b"'", b'"', b",", b"+"),
         *(b"~", b"++", b"null", b"true", b"1e999", b"nan", b"_target_", b"!!python/object", b"\\"),

@@ -75,7 +75,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(_plain(state, arrays, "state"))
-    header = {"format": FORMAT, "state": text, "sha256": _digest(text, arrays)}
+    header = {"format": FORMAT, "state": text, "sha256": checkpoint_digest(text, arrays)}
     with atomic_write(path) as file:
         # one entry: several would stand in no fixed order
         file.write(save(arrays, {FACTS: json.dumps(header)}))
@@ -90,23 +90,29 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="np") as file:
             header = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            if header.get("format") != FORMAT:
-                found = header.get("format", "none")
+            found = header.get("format", "none") if isinstance(header, dict) else "none"
+            if found != FORMAT:
                 raise DamagedCheckpointError(f"its format is {found}, not {FORMAT}")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = str(header.get("state", ""))
+        if checkpoint_digest(text, arrays) != header.get("sha256"):
+            raise DamagedCheckpointError("its content does not match its checksum")
+        state = _whole(json.loads(text), arrays)
+    except DamagedCheckpointError:
+        raise
     except SafetensorError as error:
         raise DamagedCheckpointError(f"it is cut or no checkpoint ({error})") from error
-    except json.JSONDecodeError as error:
-        raise DamagedCheckpointError("its header is no JSON") from error
     except OSError as error:
         raise DamagedCheckpointError(f"it cannot be read ({error.strerror or error})") from error
-    text = header.get("state", "")
-    if _digest(text, arrays) != header.get("sha256"):
-        raise DamagedCheckpointError("its content does not match its checksum")
-    return _whole(json.loads(text), arrays)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedCheckpointError(f"its header is damaged ({type(error).__name__})") from error
+    if not isinstance(state, dict):
+        raise DamagedCheckpointError("it holds no state of a run")
+    return state
 
 
-def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+def checkpoint_digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash over everything that a checkpoint holds: its text and its arrays."""
     found = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         array = arrays[name]

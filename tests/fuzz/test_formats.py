@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 LONGEST = 2.0  # seconds of the processor: a loaded machine is no finding
 EXAMPLES = {"star": 40, "cs": 60, "mrc": 60, "compressed": 25, "settings": 15}
+EXAMPLES |= {"run_folder": 60, "checkpoint": 60}
 
 
 @pytest.mark.parametrize("name", TARGETS)

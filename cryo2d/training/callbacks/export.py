@@ -139,6 +139,7 @@ class Export(Callback):
             rejected=len(outcome.rejected),
             excluded=len(outcome.excluded),
         )
+        assert outcome.total == counts.total, "a particle is lost"
         self._write_report(folder, gallery, pictures, outcome, counts, files)
         self._write_manifest(folder, files, counts, data.table, summary, judged)
         log_files(trainer.loggers, folder, files)
