@@ -19,7 +19,7 @@ from cryo2d.io.averages import ClassAverages, write_class_averages
 from cryo2d.io.particles import ParticleTable, write_particles
 from cryo2d.training.callbacks.averages import class_averages
 from cryo2d.training.callbacks.metrics import read_rows
-from cryo2d.training.callbacks.run import data_of, run_of
+from cryo2d.training.callbacks.run import RunData, data_of, run_of
 from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.gallery import Gallery, Picture
 from cryo2d.training.drawing.montage import ANGSTROM
@@ -29,7 +29,7 @@ from cryo2d.training.drawing.tracks import read_tracks
 from cryo2d.training.loggers import log_classes, log_files, log_image
 from cryo2d.training.manifest import versions, write_manifest
 from cryo2d.training.objectives import OBJECTIVES
-from cryo2d.types import IterationSummary
+from cryo2d.types import Assignments, IterationSummary
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +106,7 @@ class Export(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         # an unfinished export must not pass for a finished one
         (folder / "manifest.json").unlink(missing_ok=True)
-        half = run.halves.cpu().numpy()
-        outcome = settle(data.table, data.excluded, found, half, self.rule, folder)
-        for note in outcome.notes:
-            log.warning(note)
+        outcome = self._settled(data, found, run.halves.cpu().numpy(), folder)
         table = ClassTable.of_members(summary, found, outcome.keep)
         averages, table = self._ranked(class_averages(summary, table, run.pixel_size), table)
         gallery = Gallery(
@@ -139,11 +136,20 @@ class Export(Callback):
             rejected=len(outcome.rejected),
             excluded=len(outcome.excluded),
         )
-        assert outcome.total == counts.total, "a particle is lost"
         self._write_report(folder, gallery, pictures, outcome, counts, files)
         self._write_manifest(folder, files, counts, data.table, summary, judged)
         log_files(trainer.loggers, folder, files)
         self._print(folder, table)
+
+    def _settled(
+        self, data: RunData, found: Assignments, half: np.ndarray, folder: Path
+    ) -> Outcome:
+        """Where every particle ends; what is odd about that is said."""
+        outcome = settle(data.table, data.excluded, found, half, self.rule, folder)
+        assert outcome.total == len(data.table) + len(data.excluded.table), "a particle is lost"
+        for note in outcome.notes:
+            log.warning(note)
+        return outcome
 
     def _ranked(
         self, averages: ClassAverages, table: ClassTable
