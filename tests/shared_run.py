@@ -10,6 +10,7 @@ from synthetic import PIXEL, Synthetic, search_of, synthetic
 from cryo2d.data.cache import ParticleCache
 from cryo2d.data.sampler import Shares, VisitPlan
 from cryo2d.em.anneal import PowerLaw, ResolutionRamp, Uncertainty
+from cryo2d.em.likeness import Merge
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.population import Reseed
@@ -75,7 +76,8 @@ def module_of(data: Synthetic, plan: VisitPlan, parts: Part) -> Classification:
             solver=WienerSolver(grid, solvent, FrcRegularizer()),
             noise=NoiseModel(),
             recenter=Recenter(),
-            reseed=Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0),
+            merge=Merge(total=ONLINE, rings=8, max_shift=2.0, at=(0.5,), odds=1e3),
+            reseed=Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=0.0),
             seed=1,
         )
 

@@ -6,17 +6,20 @@ learning-rate schedule drives it and checkpoints hold everything.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cryo2d.em.likeness import Merge
 from cryo2d.em.model import ClassModel
 from cryo2d.em.population import Reseed
 from cryo2d.em.solve import Recenter, Solution, WienerSolver
 from cryo2d.em.stats import SufficientStats
 from cryo2d.em.upright import Upright
+from cryo2d.em.variety import Variety, VarietySums
+from cryo2d.geometry.polar import PolarGrid
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ class OnlineEM(torch.optim.Optimizer):
         solver: statistics -> averages.
         noise: statistics -> noise power.
         recenter: centring of the averages, or None.
+        merge: union of like classes, or None.
         reseed: replacement of dead classes, or None.
+        variety_rings: rings on which the variety of the classes is looked at.
         upright: rotation of filaments, or None.
         seed: of the random numbers that the re-seeding draws.
     """
@@ -67,14 +72,18 @@ class OnlineEM(torch.optim.Optimizer):
         solver: WienerSolver,
         noise: NoiseModel,
         recenter: Recenter | None = None,
+        merge: Merge | None = None,
         reseed: Reseed | None = None,
+        variety_rings: int = 0,
         upright: Upright | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__([model.references], {"lr": 1.0})
         self.model, self.solver, self.noise_model = model, solver, noise
-        self.recenter, self.reseed, self.upright = recenter, reseed, upright
-        self.seed = seed
+        self.recenter, self.upright = recenter, upright
+        self.merge, self.reseed, self.seed = merge, reseed, seed
+        self.begun = torch.zeros(0, dtype=torch.int64)  # classes begun anew by the last step
+        self.variety_grid: PolarGrid = solver.grid.up_to(variety_rings or solver.grid.num_rings)
 
     @property
     def stats(self) -> SufficientStats | None:
@@ -83,7 +92,25 @@ class OnlineEM(torch.optim.Optimizer):
         if not held:
             return None
         # kept as real numbers: loading a state casts it to the parameter's type
-        return SufficientStats(**{**held, "num": torch.view_as_complex(held["num"])})
+        sums = {f.name: held[f.name] for f in fields(SufficientStats)}
+        return SufficientStats(**{**sums, "num": torch.view_as_complex(held["num"])})
+
+    @property
+    def variety(self) -> Variety | None:
+        """What varies in each class; None before the first look at it."""
+        held = self.state[self.model.references].get("variety")
+        return None if held is None else Variety.of(held)
+
+    def looks_at_variety(self, iteration: int) -> bool:
+        """Whether a step wants the sums of what varies."""
+        return self.reseed is not None and self.reseed.looks(iteration)
+
+    @torch.no_grad()
+    def averages_and_components(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """What the variety of an iteration is measured with ``[k m s]`` each."""
+        averages = self._described()
+        variety = self.variety or self._unknown(averages, iteration)
+        return averages, variety.component
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -93,6 +120,7 @@ class OnlineEM(torch.optim.Optimizer):
         stats: SufficientStats,
         iteration: int,
         whole: bool = False,
+        variety: VarietySums | None = None,
     ) -> Solution:
         """Blend the statistics of one iteration and solve.
 
@@ -102,6 +130,7 @@ class OnlineEM(torch.optim.Optimizer):
             iteration: its 0-based number.
             whole: whether the sums replace the running ones and the averages are final, so that
                 they are neither moved nor re-seeded.
+            variety: sums of what varies, if it was looked at.
         """
         del closure
         gamma = self.param_groups[0]["lr"]
@@ -112,10 +141,9 @@ class OnlineEM(torch.optim.Optimizer):
             # per-particle means, so that batches of any size weigh gamma
             share = running.count.sum() / stats.count.sum().clamp(min=1e-20)
             running = running.blend(stats.scaled(float(share)), gamma)
-        if self.reseed is not None and not whole:
-            # a generator of each iteration's own: a resumed run draws the same numbers
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
-            running = self.reseed(running, stats.count.sum(0), iteration, generator)
+        described, self.begun = None, self.begun[:0]
+        if not whole:
+            running, described = self._repopulated(running, stats, variety, iteration)
         solution = self.solver(running)
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)
@@ -124,11 +152,52 @@ class OnlineEM(torch.optim.Optimizer):
         if self.upright is not None and iteration == self.upright.iteration:
             running = running.turned(self.upright.turns(solution.averages))
             solution = self.solver(running)
-        held = running.as_dict()
+        held: dict[str, Any] = running.as_dict()
         held["num"] = torch.view_as_real(running.num)
+        if described is not None:
+            held["variety"] = described.as_dict()
         self.state[self.model.references] = held
         self._write(running, solution)
         return solution
+
+    def _repopulated(
+        self,
+        running: SufficientStats,
+        batch: SufficientStats,
+        sums: VarietySums | None,
+        iteration: int,
+    ) -> tuple[SufficientStats, Variety | None]:
+        """Like classes joined and dead ones begun anew, and what varies in each from now on."""
+        variety, recent = None, batch.count.sum(0)
+        # a generator of each iteration's own: a resumed run draws the same numbers
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
+        averages = None
+        if sums is not None:
+            averages = self._described()
+            before = self.variety or self._unknown(averages, iteration)
+            variety = before.renewed(sums, self.variety_grid, averages)
+        if self.merge is not None:
+            merged = self.merge(running, recent, iteration, self.solver)
+            if merged is not None:
+                running, recent = merged.stats, merged.recent
+                if variety is not None:
+                    difference = merged.difference[..., : self.variety_grid.num_rings]
+                    variety = variety.begun(merged.kept, difference)
+        if self.reseed is not None:
+            found = self.reseed(running, recent, iteration, generator, variety)
+            running, self.begun = found.stats, found.dead
+            if variety is not None and averages is not None and len(found.dead):
+                variety = variety.forgotten(found.changed, averages, generator)
+        return running, variety
+
+    def _described(self) -> Tensor:
+        """Harmonics of the averages ``[k m s]`` on the rings that variety is looked at."""
+        references = self.model.references.detach()
+        return self.variety_grid.harmonics(self.variety_grid.sample(references))
+
+    def _unknown(self, averages: Tensor, iteration: int) -> Variety:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 - 2 - iteration)
+        return Variety.start(self.variety_grid, averages, generator)
 
     def _write(self, stats: SufficientStats, solution: Solution) -> None:
         model = self.model

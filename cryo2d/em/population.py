@@ -1,4 +1,4 @@
-"""What keeps classes alive: dead ones start again as disturbed copies of the most populous."""
+"""What keeps classes alive: those without particles start again where there is most to find."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,45 @@ import torch
 from torch import Tensor
 
 from cryo2d.em.stats import SufficientStats
+from cryo2d.em.variety import Variety
+
+_COPIES = 3  # of a class that is no particle's, at a time
+
+
+@dataclass(frozen=True)
+class Reseeded:
+    """Statistics after dead classes were replaced.
+
+    Attributes:
+        stats: the sums.
+        source: class that each was copied from ``[j]``.
+        dead: classes that were replaced ``[j]``.
+    """
+
+    stats: SufficientStats
+    source: Tensor
+    dead: Tensor
+
+    @property
+    def changed(self) -> Tensor:
+        """All classes that are no longer what they were ``[j]``."""
+        return torch.cat((self.source, self.dead)).unique()
 
 
 @dataclass(frozen=True)
 class Reseed:
     """Replace classes that hardly any particle goes to.
 
-    A class with less than ``least`` of the mean share becomes a copy of a populous class, disturbed
-    by noise of the copy's own amplitude. Source and copies share the sums in equal parts, so that
-    new particles soon outweigh what they have in common.
+    A class with less than ``least`` of the mean share becomes one of two copies of another, which
+    share its sums in equal parts, so that new particles soon outweigh what they have in common.
+    While classes still find their first views, the most populous ones are copied and disturbed by
+    noise. Later the copies lie to either side of the average along what varies most among its
+    members (:mod:`cryo2d.em.variety`), and these are copied, in this order:
+
+    1. classes whose members vary by far more than noise, the most significant first;
+    2. until ``settle``, those whose variety is known for long enough, in the same order: one of two
+       like views can hardly be seen, but parts soon. What does not part is merged again;
+    3. those whose members have least signal in common: what is no particle is sorted further.
 
     Args:
         total: online iterations of the run.
@@ -22,6 +52,8 @@ class Reseed:
         least: smallest share, in units of the mean share.
         last_least: the same at the last online iteration, so that no class stays empty.
         disturbance: amplitude of the noise, as a part of the copy's amplitude.
+        varied: from this part of the online iterations on variety is looked at; 1 for never.
+        settle: from this part on classes are only split if their variety is large.
     """
 
     total: int
@@ -29,43 +61,121 @@ class Reseed:
     least: float = 0.3
     last_least: float = 0.1
     disturbance: float = 0.3
+    varied: float = 0.25
+    settle: float = 0.8
+
+    large: float = 1.25
+    """Squared ratio of variances beyond which a class has several views."""
+    some: float = 0.075
+    """The same, below which it is not worth a trial."""
+    patience: float = 0.15
+    """Part of the online iterations in which a component becomes known."""
+    sizeable: float = 0.4
+    """Share of the latest batch, in units of the mean, that a trial takes."""
+    poor: float = 0.35
+    """Signal in common, in units of the median, below which a class is no particle's."""
+    explored: float = 0.4
+    """Part of the online iterations after which the most populous are not copied for their size."""
+
+    def looks(self, iteration: int) -> bool:
+        """Whether the variety of the classes is wanted in an iteration."""
+        last = max(self.at, default=0.0) * self.total
+        return self.varied * self.total <= iteration <= last
 
     def __call__(
-        self, stats: SufficientStats, recent: Tensor, iteration: int, generator: torch.Generator
-    ) -> SufficientStats:
-        """Statistics with the dead classes replaced; the same object if none is.
+        self,
+        stats: SufficientStats,
+        recent: Tensor,
+        iteration: int,
+        generator: torch.Generator,
+        variety: Variety | None = None,
+    ) -> "Reseeded":
+        """Statistics with the dead classes replaced; the same object if none is dead.
 
         Args:
             stats: running sums, which remember a class for long after it died.
             recent: posterior mass of each class in this iteration alone ``[k]``.
             iteration: its 0-based number.
             generator: random numbers.
+            variety: what varies in each class, if that was looked at.
         """
-        if iteration == self.total - 1:
-            least = self.last_least
-        elif iteration in {round(part * self.total) for part in self.at}:
-            least = self.least
-        else:
-            return stats
-        count = stats.count.sum(0)
-        is_dead = recent < least * recent.mean()
+        is_dead = self._dead(recent, iteration)
         dead = is_dead.nonzero()[:, 0]
-        if len(dead) == 0:
-            return stats
-        living = (~is_dead).nonzero()[:, 0]
-        order = living[count[living].argsort(descending=True)]
+        if len(dead) == 0 or bool(is_dead.all()):
+            return Reseeded(stats, dead[:0], dead[:0])
+        order = self._sources(stats, recent, ~is_dead, iteration, variety)
         source = order[torch.arange(len(dead), device=order.device) % len(order)]
-        share = 1.0 / (1.0 + torch.bincount(source, minlength=len(count)))
-        num, den, cnt = stats.num.clone(), stats.den.clone(), stats.count.clone()
+        share = 1.0 / (1.0 + torch.bincount(source, minlength=len(recent)))
+        num, den, count = stats.num.clone(), stats.den.clone(), stats.count.clone()
         num *= share[:, None, None]
         den *= share[:, None]
-        cnt *= share
-        for tensor in (num, den, cnt):
+        count *= share
+        for tensor in (num, den, count):
             tensor[:, dead] = tensor[:, source]
-        noise = torch.view_as_complex(torch.randn((*num[:, dead].shape, 2), generator=generator))
+        step = torch.view_as_complex(torch.randn((*num[:, dead].shape, 2), generator=generator))
         amplitude = num[:, source].abs().square().mean(2, keepdim=True).sqrt()
-        step = self.disturbance * amplitude * noise.to(num.device)
+        step = self.disturbance * amplitude * step.to(num.device)
+        if variety is not None:
+            rings = variety.component.shape[-1]
+            along = torch.zeros_like(step)
+            along[..., :rings] = den[:, source, None, :rings] * variety.component[source]
+            # of several copies of a class one goes along its variety, the others anywhere
+            first = (source[:, None] == source).tril(-1).any(1).logical_not()
+            step = torch.where(first[:, None, None], along, step)
         num[:, dead] += step
         # the source moves the other way, so that neither is the better copy
         num.index_add_(1, source, -step / (1.0 / share[source] - 1.0)[:, None, None])
-        return SufficientStats(num, den, cnt, stats.power, stats.particles)
+        found = SufficientStats(num, den, count, stats.power, stats.particles)
+        return Reseeded(found, source, dead)
+
+    def _dead(self, recent: Tensor, iteration: int) -> Tensor:
+        """Which classes are replaced in an iteration ``[k]`` (bool)."""
+        if iteration == self.total - 1:
+            return recent < self.last_least * recent.mean()
+        if iteration in {round(part * self.total) for part in self.at}:
+            return recent < self.least * recent.mean()
+        return torch.zeros_like(recent, dtype=torch.bool)
+
+    def _sources(
+        self,
+        stats: SufficientStats,
+        recent: Tensor,
+        living: Tensor,
+        iteration: int,
+        variety: Variety | None,
+    ) -> Tensor:
+        """Classes to copy, the first choice first, among the living ``[k]`` (bool)."""
+        part = iteration / self.total
+        various = torch.zeros_like(living)
+        size, evidence = stats.count.sum(0), recent
+        sizeable = living & (recent > self.sizeable * recent.mean())
+        if variety is not None:
+            evidence = variety.strength * recent  # its error falls with the number of members
+            various = living & (variety.strength > self.large)
+            if part < self.settle:
+                known = variety.age >= self.patience * self.total
+                various |= sizeable & known & (variety.strength > self.some)
+        first = _ordered(various, -evidence)
+        ends = iteration == self.total - 1  # a copy of a small class might end empty
+        if self.varied >= 1.0 or part < self.explored or ends:
+            return torch.cat((first, _ordered(living & ~various, -size)))
+        signal = common_signal(stats)
+        poor = sizeable & ~various & (signal < self.poor * signal[living].median())
+        rest = _ordered(sizeable & ~various & ~poor, signal)
+        order = torch.cat((first, _ordered(poor, signal).repeat(_COPIES), rest))
+        return order if len(order) else _ordered(living, -size)
+
+
+def common_signal(stats: SufficientStats) -> Tensor:
+    """What the members of a class have in common: <a_0, t a_1> of its halves ``[k]``."""
+    den = stats.den + 1e-2 * stats.den.amax(-1, keepdim=True)
+    first, second = stats.num / den.clamp(min=1e-20)[:, :, None]
+    mean = stats.den.sum(0) / stats.count.sum(0).clamp(min=1e-20)[:, None]
+    area = torch.arange(1, den.shape[-1] + 1, device=den.device)
+    return ((first.conj() * second).real.sum(1) * area * mean).sum(1)
+
+
+def _ordered(which: Tensor, values: Tensor) -> Tensor:
+    """Numbers of some classes ``[k]`` (bool), by ascending values ``[k]``."""
+    rows = which.nonzero()[:, 0]
+    return rows[values[rows].argsort(stable=True)]

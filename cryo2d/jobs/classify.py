@@ -50,6 +50,8 @@ Kind = TypeVar("Kind", bound=Classification)
 
 RAMP = 0.7  # part of the online iterations in which the resolution of the alignment rises
 NEVER = 1 << 62
+FINEST = 15.0  # detail (Angstrom) up to which classes are compared
+MOST_SHIFT = 0.06  # of the box, between like averages
 
 FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 
@@ -321,7 +323,16 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
     solver = WienerSolver(frame.grid, frame.solvent, regularizer)
     if model.clamp_solvent:
         solver = ClampedSolver(frame.grid, frame.solvent, regularizer, positive=model.non_negative)
-    reseed = instantiate(cfg.optimizer.reseed, total=cfg.optimizer.iterations, _convert_="all")
+    total = cfg.optimizer.iterations
+    rings = min(frame.ring(FINEST), frame.align_rings)
+    reseed = instantiate(cfg.optimizer.reseed, total=total, _convert_="all")
+    merge = instantiate(
+        cfg.optimizer.merge,
+        total=total,
+        rings=rings,
+        max_shift=MOST_SHIFT * frame.box,
+        _convert_="all",
+    )
 
     def make(classes: ClassModel) -> OnlineEM:
         return OnlineEM(
@@ -329,7 +340,9 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
             solver=solver,
             noise=NoiseModel(white=model.noise == "white"),
             recenter=recenter,
+            merge=merge,
             reseed=reseed,
+            variety_rings=rings,
             upright=upright,
             seed=cfg.seed,
         )

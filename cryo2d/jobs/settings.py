@@ -96,6 +96,7 @@ OPTIMIZER: Mapping[str, Rule] = {
     "optimizer.anneal_start": OrNull(Whole()),
     "optimizer.anneal_iterations": OrNull(Whole()),
     "optimizer.step_size": Object(),
+    "optimizer.merge": OrNull(Object()),
     "optimizer.reseed": OrNull(Object()),
     "optimizer.regularizer": OrNull(Object()),
 }

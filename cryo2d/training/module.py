@@ -20,6 +20,7 @@ from cryo2d.em.score import PoseScorer
 from cryo2d.em.search import PoseSearch
 from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
+from cryo2d.em.variety import VarietySums, add_variety
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import Transfer, WeightedImages, weigh
 from cryo2d.training.portions import Portions
@@ -119,6 +120,7 @@ class Classification(pl.LightningModule):
         self.register_buffer("typical", torch.zeros(model.num_classes))
         self._found: dict[str, Tensor] = {}
         self._stats: SufficientStats | None = None
+        self._variety: VarietySums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
         self._junk: tuple[int, Tensor] | None = None  # where it goes, and all classes of it
         self._portions = Portions()
@@ -170,6 +172,7 @@ class Classification(pl.LightningModule):
                 for references in self._references(iteration)
             ]
             self._stats = self._no_particles()
+            self._look_at_variety(iteration)
         self._visits = VisitLog()
         # particles that kept their class, and particles that had one
         self._kept = torch.zeros(2, device=self.device)
@@ -182,12 +185,24 @@ class Classification(pl.LightningModule):
                 is_junk = gains.junk(self._scorers[0].log_choices)
                 self._junk = (int(gains.classes.argmin()), is_junk) if is_junk.any() else None
 
+    def _look_at_variety(self, iteration: int) -> None:
+        """Prepare the sums of what varies in each class, where the optimizer wants them."""
+        optimizer, self._variety = self._online, None
+        if not self.plan.is_full(iteration) and optimizer.looks_at_variety(iteration):
+            self._described = optimizer.averages_and_components(iteration)
+            self._variety = self._no_variety()
+
+    @property
+    def _online(self) -> OnlineEM:
+        """The optimizer itself, without Lightning's wrapper."""
+        return self.optimizers(use_pl_optimizer=False)  # type: ignore[return-value]
+
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
         """One chunk of particles; the last chunk steps."""
         assert self._stats is not None
         if len(batch):
-            self._portions(batch, self._stats, self._visit)
+            self._portions(batch, self._sums(self._stats), self._visit)
         if self.trainer.is_last_batch:
             self._finish(self.current_epoch, self.settings.uncertainty(self.current_epoch))
 
@@ -198,18 +213,24 @@ class Classification(pl.LightningModule):
         batch = replace(batch, scale=self.scale[batch.index])
         shares = self._shares_of(batch)
         # each thread has sums of its own
-        sums = [self._stats, *(self._no_particles() for _ in range(self._threads.count - 1))]
+        others = range(1, self._threads.count)
+        sums = [self._stats, *(self._no_particles() for _ in others)]
+        varied = [self._variety, *(self._variety and self._no_variety() for _ in others)]
 
         def work(thread: int) -> list[Assignments]:
             mine = shares[thread :: self._threads.count]
             return [
-                self._search(self._weighed(batch[rows]), scorer, sums[thread], iteration)
+                self._search(
+                    self._weighed(batch[rows]), scorer, sums[thread], varied[thread], iteration
+                )
                 for scorer, rows in mine
             ]
 
         parts = self._threads(work)
-        for other in sums[1:]:
-            self._stats.add_(other)
+        for stats, variety in zip(sums[1:], varied[1:], strict=True):
+            self._stats.add_(stats)
+            if self._variety is not None and variety is not None:
+                self._variety.add_(variety)
         order = torch.cat([rows for t in range(len(parts)) for _, rows in shares[t :: len(parts)]])
         found = Assignments.joined([one for part in parts for one in part])[order.argsort()]
         self._count_kept(batch.index, found)
@@ -246,17 +267,32 @@ class Classification(pl.LightningModule):
             self.grid, self.model.num_classes, len(self.model.noise), self.device
         )
 
+    def _no_variety(self) -> VarietySums:
+        """Sums of what varies, of nothing yet."""
+        grid = self._online.variety_grid
+        return VarietySums.zeros(grid, self.model.num_classes, self.device)
+
+    def _sums(self, stats: SufficientStats) -> dict[str, Tensor]:
+        """All that a visit adds to, by name."""
+        varied = {} if self._variety is None else self._variety.as_dict()
+        return stats.as_dict() | {f"variety_{name}": value for name, value in varied.items()}
+
     def _references(self, iteration: int) -> tuple[Tensor, ...]:
         """The averages to align to ``[k y x]``: one for all, or one of each half-set."""
-        optimizer: OnlineEM = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
+        optimizer = self._online
         if iteration < self.settings.parting or optimizer.stats is None:
             return (self.model.references.detach(),)
         return optimizer.solver.halves(optimizer.stats)
 
     def _search(
-        self, images: WeightedImages, scorer: PoseScorer, stats: SufficientStats, iteration: int
+        self,
+        images: WeightedImages,
+        scorer: PoseScorer,
+        stats: SufficientStats,
+        variety: VarietySums | None,
+        iteration: int,
     ) -> Assignments:
-        """Find classes and poses, and add the particles to the statistics."""
+        """Find classes and poses, and add the particles to the sums."""
         posterior = self.settings.expectation(
             scorer,
             images,
@@ -267,6 +303,9 @@ class Classification(pl.LightningModule):
         outlier = self._outlier(peak, images, scorer)
         # the noise is what is left by the class a particle looks like, even if it is junk
         add_residual(stats, self.grid, images, peak.best_poses, scorer.harmonics)
+        if variety is not None:
+            grid = self._online.variety_grid
+            add_variety(variety, grid, images, peak.best_poses, *self._described)
         if self._junk is not None:
             gathered, is_junk = self._junk
             # classes of junk keep their own, so that none is emptied
@@ -331,7 +370,7 @@ class Classification(pl.LightningModule):
         stats = self._shared(self._stats, iteration)
         band, log_noise = self._band(iteration), self._log_noise()
         solution: Solution = optimizer.step(  # type: ignore[call-arg, assignment, union-attr]
-            stats=stats, iteration=iteration, whole=full
+            stats=stats, iteration=iteration, whole=full, variety=self._variety
         )
         if self.settings.scale_per_particle:
             self._normalise_scale()
@@ -355,14 +394,18 @@ class Classification(pl.LightningModule):
             unchanged=kept / seen if seen else math.nan,
             seconds=time.perf_counter() - self._started,
         )
+        if self._found:
+            # nothing is known of the members of a class that was begun anew
+            stale = torch.isin(self._found["class_index"], self._online.begun.to(self.device))
+            self.gains[stale] = math.nan
         self.typical.fill_(float(self.gains.nanmedian()))
-        self._stats, self._scorers = None, []
+        self._stats, self._variety, self._scorers = None, None, []
 
     def _shared(self, stats: SufficientStats, iteration: int) -> SufficientStats:
         """Sum of the statistics over the processes, which also tell what each has found."""
         if self.ranks.size == 1 or self.shares is None:
             return stats
-        sums = stats.as_dict()
+        sums = self._sums(stats)
         *total, self._kept = self.ranks.total([*sums.values(), self._kept])
         rows = self.shares.split(self.plan.rows(iteration))
         own = self._visits.matrix(self.device)
@@ -376,7 +419,10 @@ class Classification(pl.LightningModule):
             elif len(index):
                 self._record(index, found)
                 self.gains[index] = part[:, -1]
-        return SufficientStats(**dict(zip(sums, total, strict=True)))
+        size = len(stats.as_dict())
+        if self._variety is not None:
+            self._variety = VarietySums(*total[size:])
+        return SufficientStats(*total[:size])
 
     def _normalise_scale(self) -> None:
         """Mean scale 1 in each optics group: scale and averages stay apart. Then clipped."""

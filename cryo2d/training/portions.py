@@ -1,12 +1,11 @@
 """How many particles are worked on at once: fewer when the device runs out of memory."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from cryo2d.em.stats import SufficientStats
 from cryo2d.errors import EnvironmentFault
 from cryo2d.types import ParticleBatch
 
@@ -25,7 +24,10 @@ class Portions:
         self._before: dict[str, Tensor] = {}
 
     def __call__(
-        self, batch: ParticleBatch, stats: SufficientStats, work: Callable[[ParticleBatch], None]
+        self,
+        batch: ParticleBatch,
+        sums: Mapping[str, Tensor],
+        work: Callable[[ParticleBatch], None],
     ) -> None:
         """Do the work on a batch, on each particle once.
 
@@ -33,7 +35,7 @@ class Portions:
 
         Args:
             batch: particles.
-            stats: sums that the work adds to in place.
+            sums: what the work adds to in place.
             work: on some particles; whatever else it changes may be done twice.
 
         Raises:
@@ -42,14 +44,14 @@ class Portions:
         waiting = self._split(batch)
         while waiting:
             part = waiting.pop(0)
-            self._keep(stats)
+            self._keep(sums)
             try:
                 work(part)
                 continue
             except torch.OutOfMemoryError as error:
                 reason = str(error)
             # only here has the traceback let go of the tensors
-            for name, value in stats.as_dict().items():
+            for name, value in sums.items():
                 value.copy_(self._before[name])
             self._halve(part, reason)
             waiting = self._split(part) + waiting
@@ -58,8 +60,8 @@ class Portions:
         most = self.most or len(batch)
         return [batch[start : start + most] for start in range(0, len(batch), most)]
 
-    def _keep(self, stats: SufficientStats) -> None:
-        for name, value in stats.as_dict().items():
+    def _keep(self, sums: Mapping[str, Tensor]) -> None:
+        for name, value in sums.items():
             held = self._before.get(name)
             if held is None or held.shape != value.shape or held.device != value.device:
                 self._before[name] = value.clone()

@@ -3,8 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from cryo2d.em.population import Reseed
+from cryo2d.em.population import Reseed, common_signal
 from cryo2d.em.stats import SufficientStats
+from cryo2d.em.variety import Variety
 from cryo2d.geometry.polar import PolarGrid
 
 GRID = PolarGrid(32, 8)
@@ -28,7 +29,7 @@ def stats_of(counts: list[float], device: torch.device) -> SufficientStats:
 
 
 def reseeded(stats: SufficientStats, iteration: int = 3) -> SufficientStats:
-    return RESEED(stats, stats.count.sum(0), iteration, torch.Generator().manual_seed(1))
+    return RESEED(stats, stats.count.sum(0), iteration, torch.Generator().manual_seed(1)).stats
 
 
 def test_nothing_happens_between_its_iterations_or_to_living_classes(device):
@@ -76,10 +77,91 @@ def test_the_particles_of_this_iteration_decide_who_is_dead(device):
     stats = stats_of([60.0, 30.0, 20.0, 25.0], device)
     recent = torch.tensor([50.0, 40.0, 0.0, 30.0], device=device)
     found = RESEED(stats, recent, 3, torch.Generator().manual_seed(1))
-    assert float(found.count.sum(0)[2]) == pytest.approx(30.0)
+    assert found.changed.tolist() == [0, 2]
+    assert float(found.stats.count.sum(0)[2]) == pytest.approx(30.0)
 
 
 def test_the_last_online_iteration_replaces_only_empty_classes(device):
     few = stats_of([60.0, 30.0, 5.0, 25.0], device)
     assert reseeded(few, 9) is few
     assert reseeded(few, 6) is not few
+
+
+def variety_of(strength: list[float], age: float, device: torch.device) -> Variety:
+    """Components that are noise, of known strength."""
+    generator = torch.Generator().manual_seed(3)
+    part = GRID.up_to(5)
+    averages = stats_of([1.0] * len(strength), device).num[0, :, :, :5]
+    start = Variety.start(part, averages, generator)
+    return dataclasses.replace(
+        start,
+        strength=torch.tensor(strength, device=device),
+        age=torch.full((len(strength),), age, device=device),
+    )
+
+
+def split(stats: SufficientStats, iteration: int, variety: Variety, **settings) -> list[int]:
+    """The classes that are changed."""
+    reseed = Reseed(total=100, at=(0.1, 0.5, 0.9), **settings)
+    found = reseed(stats, stats.count.sum(0), iteration, torch.Generator().manual_seed(1), variety)
+    return found.changed.tolist()
+
+
+def test_a_class_that_varies_is_split_along_its_variety(device):
+    stats = stats_of([30.0, 60.0, 25.0, 0.0], device)
+    variety = variety_of([5.0, 0.0, 0.1, 0.0], 0.0, device)
+    reseed = Reseed(total=100, at=(0.5,))
+    reseeded = reseed(stats, stats.count.sum(0), 50, torch.Generator().manual_seed(1), variety)
+    found = reseeded.stats
+    assert reseeded.source.tolist() == [0]
+    assert reseeded.dead.tolist() == [3]
+    average = found.num.sum(0) / found.den.sum(0)[:, None]
+    before = stats.num.sum(0) / stats.den.sum(0)[:, None]
+    component = torch.zeros_like(before[0])
+    component[:, :5] = variety.component[0]
+    torch.testing.assert_close(average[3], before[0] + component, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(average[0], before[0] - component, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "strength", "age", "expected"),
+    [
+        (50, [0.0, 9.0, 3.0, 0.0], 0.0, 1),  # what varies most, for its size
+        (50, [0.2, 0.0, 0.5, 0.0], 40.0, 2),  # little, but known for long: a trial
+        (50, [0.2, 0.0, 0.5, 0.0], 2.0, None),  # not known yet
+        (90, [0.2, 0.0, 0.5, 0.0], 40.0, None),  # no trials at the end
+        (10, [0.0, 0.0, 0.0, 0.0], 0.0, 0),  # the largest, while views are being found
+    ],
+)
+def test_which_class_is_split(iteration, strength, age, expected, device):
+    stats = stats_of([60.0, 40.0, 50.0, 0.0], device)
+    if expected is None:
+        expected = int(common_signal(stats)[:3].argmin())
+    changed = split(stats, iteration, variety_of(strength, age, device))
+    assert changed == [expected, 3]
+
+
+def test_common_signal_is_that_of_the_halves(device):
+    stats = stats_of([50.0, 50.0, 50.0], device)
+    # halves that agree in the first class, are strangers in the second, opposed in the third
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.view_as_complex(torch.randn((*stats.num.shape, 2), generator=generator))
+    num = stats.den[:, :, None] * noise[:1].to(device)
+    num[1, 1] = stats.den[1, 1] * noise[1, 1].to(device)
+    num[1, 2] *= -1
+    first, second, third = common_signal(dataclasses.replace(stats, num=num)).tolist()
+    assert first > 0
+    assert abs(second) < 0.3 * first
+    assert third < -0.5 * first
+
+
+def test_copies_of_one_class_differ(device):
+    stats = stats_of([90.0, 30.0, 0.0, 0.0, 0.0], device)
+    variety = variety_of([9.0, 0.0, 0.0, 0.0, 0.0], 0.0, device)
+    reseed = Reseed(total=100, at=(0.5,), sizeable=2.0)
+    found = reseed(stats, stats.count.sum(0), 50, torch.Generator().manual_seed(1), variety)
+    assert found.source.tolist() == [0, 0, 0]
+    num = found.stats.num.sum(0)
+    for one, two in ((0, 2), (2, 3), (3, 4)):
+        assert float((num[one] - num[two]).abs().max()) > 0.1 * float(num[one].abs().max())
+    assert found.stats.count.sum(0).tolist() == pytest.approx([22.5, 30.0, 22.5, 22.5, 22.5])

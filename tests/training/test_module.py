@@ -206,10 +206,12 @@ def state(module: Classification) -> dict[str, torch.Tensor]:
 
 
 # the classes below the mean are replaced after the first and after the fourth iteration
-RESEED = Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0)
+RESEED = Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=1.0)
+# and what varies in them is looked at in all of these
+VARIED = Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=0.0)
 
 
-@pytest.mark.parametrize("reseed", [None, RESEED])
+@pytest.mark.parametrize("reseed", [None, RESEED, VARIED])
 @pytest.mark.parametrize("stop", [1, 2, ONLINE])
 def test_a_resumed_run_is_the_uninterrupted_run(stop, reseed, data, tmp_path):
     # on the CPU only: sums on a GPU are added in no fixed order
@@ -279,7 +281,7 @@ def test_threads_share_the_particles(data, tmp_path, monkeypatch):
 def test_a_device_short_of_memory_gives_the_same_result(
     expectation, step, data, tmp_path, monkeypatch
 ):
-    usual, short = (module_of(data, expectation=expectation) for _ in range(2))
+    usual, short = (module_of(data, expectation=expectation, reseed=VARIED) for _ in range(2))
     fit(usual, data, tmp_path / "usual", torch.device("cpu"))
     whole = getattr(Classification, step)
 

@@ -60,10 +60,10 @@ def test_whichever_step_fails_every_particle_counts_once(fails_at, batch, stats)
     work = Work(stats, fails_at=fails_at)
     portions = Portions()
     # the second batch is the one that fails late
-    portions(batch, stats, work)
+    portions(batch, stats.as_dict(), work)
     for sums in stats.as_dict().values():
         sums.zero_()
-    portions(batch, stats, work)
+    portions(batch, stats.as_dict(), work)
     assert is_counted_once(stats)
     assert work.steps >= fails_at
 
@@ -72,16 +72,16 @@ def test_whichever_step_fails_every_particle_counts_once(fails_at, batch, stats)
 def test_portions_become_as_small_as_they_have_to(holds, batch, stats, caplog):
     portions = Portions()
     with caplog.at_level(logging.WARNING, logger="cryo2d"):
-        portions(batch, stats, Work(stats, holds=holds))
+        portions(batch, stats.as_dict(), Work(stats, holds=holds))
     assert is_counted_once(stats)
     assert portions.most <= holds
     assert "The memory of the device is short" in caplog.text
     # what did not fit once is not tried again
     work = Work(stats, holds=holds)
-    portions(batch, stats, work)
+    portions(batch, stats.as_dict(), work)
     assert work.steps == 2 * -(-COUNT // portions.most)
 
 
 def test_one_particle_that_does_not_fit_is_an_end_with_a_reason(batch, stats):
     with pytest.raises(EnvironmentFault, match="does not hold one particle.*CUDA out of memory"):
-        Portions()(batch, stats, Work(stats, holds=0))
+        Portions()(batch, stats.as_dict(), Work(stats, holds=0))
