@@ -36,6 +36,7 @@ SHORT = (
     "model.max_resolution=10",
     "optimizer.iterations=3",
     "optimizer.batch_per_class=30",
+    "optimizer.merge=null",
     "optimizer.reseed=null",
 )
 

@@ -20,10 +20,11 @@ from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.io.table import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor, ctf_on
 from cryo2d.physics.solvent import SolventMask
+from cryo2d.training.assembly import EmSettings
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.hardware import SharedParticles, joined, strategy
-from cryo2d.training.module import Classification, EmSettings
+from cryo2d.training.module import Classification
 from cryo2d.training.ranks import Ranks
 
 COUNT, ONLINE, FULL, SIZE = 60, 4, 1, 8

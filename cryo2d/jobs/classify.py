@@ -33,25 +33,23 @@ from cryo2d.jobs.limits import check_classes, check_frame
 from cryo2d.jobs.particles import load, make_particles, threads_of, with_particles
 from cryo2d.jobs.resume import check_input, remembered, resumed
 from cryo2d.physics.preprocess import TRANSFER, working_box
-from cryo2d.training.assembly import Frame
+from cryo2d.training.assembly import EmSettings, Frame
 from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.companions import Companions
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.hardware import joined, number_of
 from cryo2d.training.live import LiveParticles
 from cryo2d.training.loggers import log_settings
-from cryo2d.training.module import Classification, EmSettings
+from cryo2d.training.module import Classification
 from cryo2d.training.objectives import OBJECTIVES, USUAL
 from cryo2d.training.references import given_references, random_references
 
 log = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Classification)
-
 RAMP = 0.7  # part of the online iterations in which the resolution of the alignment rises
 NEVER = 1 << 62
-FINEST = 15.0  # detail (Angstrom) up to which classes are compared
-MOST_SHIFT = 0.06  # of the box, between like averages
+FINEST, MOST_SHIFT = 15.0, 0.06  # detail (Angstrom) and shift (of the box) classes are compared to
 
 FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 
@@ -270,7 +268,15 @@ def em_settings(
         parting=round(RAMP * optimizer.iterations) if cfg.model.independent_halves else NEVER,
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
+        judge=judge_of(cfg, known),
     )
+
+
+def judge_of(cfg: DictConfig, known: KeepPoses | None) -> Marginalise | None:
+    """The E-step of the class posterior that is told in the end, if it is not the usual one."""
+    wanted = cfg.model.cross_posteriors
+    wanted = not forces_max(cfg) if wanted is None else wanted
+    return Marginalise() if wanted and known is None else None
 
 
 def known_poses(cfg: DictConfig, particles: Particles, frame: Frame) -> KeepPoses | None:
@@ -283,10 +289,13 @@ def known_poses(cfg: DictConfig, particles: Particles, frame: Frame) -> KeepPose
 
 def expectation_of(cfg: DictConfig) -> Expectation:
     """The E-step: poses are summed over for few classes, maximised for many."""
-    force_max = cfg.model.force_max
-    if force_max is None:
-        force_max = cfg.model.num_classes > FEW_CLASSES
-    return maximise if force_max else Marginalise()
+    return maximise if forces_max(cfg) else Marginalise()
+
+
+def forces_max(cfg: DictConfig) -> bool:
+    """Whether only the best pose of each class counts."""
+    asked: bool | None = cfg.model.force_max
+    return cfg.model.num_classes > FEW_CLASSES if asked is None else asked
 
 
 def uncertainty_of(cfg: DictConfig) -> Uncertainty:

@@ -81,6 +81,7 @@ MODEL: Mapping[str, Rule] = {
     "model.noise": Choice("coloured", "white"),
     "model.gather_junk": Flag(),
     "model.independent_halves": Flag(),
+    "model.cross_posteriors": OrNull(Flag()),
     "model.initial_references": OrNull(Text("an .mrcs file")),
     "model.initial_scale": Real(above=0),
     "model.align": Flag(),

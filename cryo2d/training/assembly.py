@@ -1,10 +1,14 @@
 """From settings to the objects of a classification."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from cryo2d.em.marginal import Marginalise
+from cryo2d.em.posterior import Expectation
 from cryo2d.em.search import PoseSearch
 from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.preprocess import Transfer
 from cryo2d.physics.solvent import SolventMask
 
 CORNER_INNER, CORNER_OUTER = 0.85, 0.97  # default mask, as parts of the half box
@@ -95,3 +99,41 @@ class Frame:
         """Rings at which the resolution ramp starts."""
         extent = self.search.extent
         return max(self.first_ring + 3, round(self.box / (FIRST_DETAIL * extent)))
+
+
+@dataclass(frozen=True)
+class EmSettings:
+    """What the E-step of an iteration depends on, apart from the model.
+
+    Attributes:
+        uncertainty: iteration -> uncertainty factor.
+        rings: iteration -> rings of the alignment.
+        first_ring: rings below are not aligned on.
+        step_size: iteration -> step size of the online update.
+        transfer: transfer function.
+        expectation: how poses enter the posterior.
+        scale_per_particle: whether contrast scales are estimated from the second iteration on.
+        hard_last: whether the last iteration puts each particle into its best class alone.
+        gather_junk: whether passes over all particles put outliers into the class that has most.
+        independent: share of the Fourier samples that are independent.
+        parting: iteration from which each half-set is aligned to its own averages.
+        judge: how the class posterior that is told in the end follows from averages of the other
+            half-set; None for that of the assignment itself.
+        perturb_poses: whether the grid of coarse rotations is offset at random.
+        seed: of the random grid offsets.
+    """
+
+    uncertainty: Callable[[int], float]
+    rings: Callable[[int], int]
+    first_ring: int
+    step_size: Callable[[int], float]
+    transfer: Transfer
+    expectation: Expectation
+    scale_per_particle: bool
+    hard_last: bool
+    gather_junk: bool
+    independent: float
+    parting: int
+    perturb_poses: bool
+    seed: int
+    judge: Marginalise | None = None

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,57 +15,24 @@ from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
 from cryo2d.em.outlier import LIMIT, Gains, free_blob
 from cryo2d.em.outlier import outlier as outlier_of
-from cryo2d.em.posterior import Expectation, Posterior
+from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.search import PoseSearch
 from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.em.variety import VarietySums, add_variety
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.preprocess import Transfer, WeightedImages, weigh
+from cryo2d.physics.preprocess import WeightedImages, weigh
+from cryo2d.training.assembly import EmSettings
 from cryo2d.training.portions import Portions
 from cryo2d.training.ranks import ALONE, Ranks, unpacked
 from cryo2d.training.summary import Step, VisitLog, summarize
+from cryo2d.training.sums import Sums
 from cryo2d.training.threads import Threads
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
 
 LEAST_SCALE, MOST_SCALE = 0.2, 5.0
 PORTION = 128  # particles whose work stays in the caches of a core
-
-
-@dataclass(frozen=True)
-class EmSettings:
-    """What the E-step of an iteration depends on, apart from the model.
-
-    Attributes:
-        uncertainty: iteration -> uncertainty factor.
-        rings: iteration -> rings of the alignment.
-        first_ring: rings below are not aligned on.
-        step_size: iteration -> step size of the online update.
-        transfer: transfer function.
-        expectation: how poses enter the posterior.
-        scale_per_particle: whether contrast scales are estimated from the second iteration on.
-        hard_last: whether the last iteration puts each particle into its best class alone.
-        gather_junk: whether passes over all particles put outliers into the class that has most.
-        independent: share of the Fourier samples that are independent.
-        parting: iteration from which each half-set is aligned to its own averages.
-        perturb_poses: whether the grid of coarse rotations is offset at random.
-        seed: of the random grid offsets.
-    """
-
-    uncertainty: Callable[[int], float]
-    rings: Callable[[int], int]
-    first_ring: int
-    step_size: Callable[[int], float]
-    transfer: Transfer
-    expectation: Expectation
-    scale_per_particle: bool
-    hard_last: bool
-    gather_junk: bool
-    independent: float
-    parting: int
-    perturb_poses: bool
-    seed: int
 
 
 class Classification(pl.LightningModule):
@@ -119,8 +86,7 @@ class Classification(pl.LightningModule):
         self.register_buffer("gains", torch.full((len(halves),), math.nan))
         self.register_buffer("typical", torch.zeros(model.num_classes))
         self._found: dict[str, Tensor] = {}
-        self._stats: SufficientStats | None = None
-        self._variety: VarietySums | None = None
+        self._sums: Sums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
         self._junk: tuple[int, Tensor] | None = None  # where it goes, and all classes of it
         self._portions = Portions()
@@ -171,8 +137,7 @@ class Classification(pl.LightningModule):
                 )
                 for references in self._references(iteration)
             ]
-            self._stats = self._no_particles()
-            self._look_at_variety(iteration)
+            self._sums = self._no_particles()
         self._visits = VisitLog()
         # particles that kept their class, and particles that had one
         self._kept = torch.zeros(2, device=self.device)
@@ -185,13 +150,6 @@ class Classification(pl.LightningModule):
                 is_junk = gains.junk(self._scorers[0].log_choices)
                 self._junk = (int(gains.classes.argmin()), is_junk) if is_junk.any() else None
 
-    def _look_at_variety(self, iteration: int) -> None:
-        """Prepare the sums of what varies in each class, where the optimizer wants them."""
-        optimizer, self._variety = self._online, None
-        if not self.plan.is_full(iteration) and optimizer.looks_at_variety(iteration):
-            self._described = optimizer.averages_and_components(iteration)
-            self._variety = self._no_variety()
-
     @property
     def _online(self) -> OnlineEM:
         """The optimizer itself, without Lightning's wrapper."""
@@ -200,37 +158,30 @@ class Classification(pl.LightningModule):
     @torch.no_grad()
     def training_step(self, batch: ParticleBatch, batch_idx: int) -> None:
         """One chunk of particles; the last chunk steps."""
-        assert self._stats is not None
+        assert self._sums is not None
         if len(batch):
-            self._portions(batch, self._sums(self._stats), self._visit)
+            self._portions(batch, self._sums.as_dict(), self._visit)
         if self.trainer.is_last_batch:
             self._finish(self.current_epoch, self.settings.uncertainty(self.current_epoch))
 
     def _visit(self, batch: ParticleBatch) -> None:
         """Weigh particles, find their classes and poses, and keep what was found."""
-        assert self._stats is not None
-        iteration = self.current_epoch
+        assert self._sums is not None
         batch = replace(batch, scale=self.scale[batch.index])
         shares = self._shares_of(batch)
         # each thread has sums of its own
-        others = range(1, self._threads.count)
-        sums = [self._stats, *(self._no_particles() for _ in others)]
-        varied = [self._variety, *(self._variety and self._no_variety() for _ in others)]
+        sums = [self._sums, *(self._no_particles() for _ in range(self._threads.count - 1))]
 
         def work(thread: int) -> list[Assignments]:
             mine = shares[thread :: self._threads.count]
             return [
-                self._search(
-                    self._weighed(batch[rows]), scorer, sums[thread], varied[thread], iteration
-                )
+                self._search(self._weighed(batch[rows]), scorer, sums[thread])
                 for scorer, rows in mine
             ]
 
         parts = self._threads(work)
-        for stats, variety in zip(sums[1:], varied[1:], strict=True):
-            self._stats.add_(stats)
-            if self._variety is not None and variety is not None:
-                self._variety.add_(variety)
+        for other in sums[1:]:
+            self._sums.add_(other)
         order = torch.cat([rows for t in range(len(parts)) for _, rows in shares[t :: len(parts)]])
         found = Assignments.joined([one for part in parts for one in part])[order.argsort()]
         self._count_kept(batch.index, found)
@@ -261,21 +212,15 @@ class Classification(pl.LightningModule):
             independent=self.settings.independent,
         )
 
-    def _no_particles(self) -> SufficientStats:
-        """Sums of nothing yet."""
-        return SufficientStats.zeros(
-            self.grid, self.model.num_classes, len(self.model.noise), self.device
-        )
-
-    def _no_variety(self) -> VarietySums:
-        """Sums of what varies, of nothing yet."""
-        grid = self._online.variety_grid
-        return VarietySums.zeros(grid, self.model.num_classes, self.device)
-
-    def _sums(self, stats: SufficientStats) -> dict[str, Tensor]:
-        """All that a visit adds to, by name."""
-        varied = {} if self._variety is None else self._variety.as_dict()
-        return stats.as_dict() | {f"variety_{name}": value for name, value in varied.items()}
+    def _no_particles(self) -> Sums:
+        """Sums of nothing yet, with what varies in each class where the optimizer wants it."""
+        iteration, optimizer, count = self.current_epoch, self._online, self.model.num_classes
+        stats = SufficientStats.zeros(self.grid, count, len(self.model.noise), self.device)
+        if self.plan.is_full(iteration) or not optimizer.looks_at_variety(iteration):
+            return Sums(stats)
+        if self._sums is None:
+            self._described = optimizer.averages_and_components(iteration)
+        return Sums(stats, VarietySums.zeros(optimizer.variety_grid, count, self.device))
 
     def _references(self, iteration: int) -> tuple[Tensor, ...]:
         """The averages to align to ``[k y x]``: one for all, or one of each half-set."""
@@ -284,28 +229,22 @@ class Classification(pl.LightningModule):
             return (self.model.references.detach(),)
         return optimizer.solver.halves(optimizer.stats)
 
-    def _search(
-        self,
-        images: WeightedImages,
-        scorer: PoseScorer,
-        stats: SufficientStats,
-        variety: VarietySums | None,
-        iteration: int,
-    ) -> Assignments:
+    def _search(self, images: WeightedImages, scorer: PoseScorer, sums: Sums) -> Assignments:
         """Find classes and poses, and add the particles to the sums."""
+        iteration, stats = self.current_epoch, sums.stats
         posterior = self.settings.expectation(
             scorer,
             images,
-            log_prior=torch.zeros(self.model.num_classes, device=self.device),
+            log_prior=torch.zeros_like(self.typical),
             uncertainty=self.settings.uncertainty(iteration),
         )
         peak = posterior.peak()
         outlier = self._outlier(peak, images, scorer)
         # the noise is what is left by the class a particle looks like, even if it is junk
         add_residual(stats, self.grid, images, peak.best_poses, scorer.harmonics)
-        if variety is not None:
+        if sums.variety is not None:
             grid = self._online.variety_grid
-            add_variety(variety, grid, images, peak.best_poses, *self._described)
+            add_variety(sums.variety, grid, images, peak.best_poses, *self._described)
         if self._junk is not None:
             gathered, is_junk = self._junk
             # classes of junk keep their own, so that none is emptied
@@ -314,7 +253,25 @@ class Classification(pl.LightningModule):
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images)
         power = images.power[:, self._band(iteration)].sum(1)
-        return posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
+        found = posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
+        others = [one for one in self._scorers if one is not scorer]
+        ends = others and iteration == self.plan.total - 1
+        return self._judged(found, peak, images, others[0]) if ends else found
+
+    def _judged(
+        self, found: Assignments, peak: Posterior, images: WeightedImages, other: PoseScorer
+    ) -> Assignments:
+        """What was found, with the class posterior by averages that do not hold the particle."""
+        if self.settings.judge is None:
+            return found
+        prior = torch.zeros_like(self.typical)
+        classes = self.settings.judge(other, images, log_prior=prior, uncertainty=1.0).classes
+        classes /= classes.sum(1, keepdim=True)  # rounding
+        own = classes.gather(1, found.class_index[:, None])[:, 0]
+        stays = found.class_index == peak.best_poses.classes  # of what was moved nothing is said
+        ess = torch.where(stays, 1.0 / classes.square().sum(1), found.class_ess)
+        own = torch.where(stays, own, found.class_posterior)
+        return replace(found, class_posterior=own, class_ess=ess)
 
     def _outlier(self, peak: Posterior, images: WeightedImages, scorer: PoseScorer) -> Tensor:
         """Outlier measure ``[n]``; what is typical comes from earlier iterations, or this batch."""
@@ -363,14 +320,14 @@ class Classification(pl.LightningModule):
 
     def _finish(self, iteration: int, uncertainty: float) -> None:
         """The M-step of an iteration and its summary."""
-        assert self._stats is not None
+        assert self._sums is not None
         optimizer = self.optimizers()
         gamma = float(optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
         full = self.plan.is_full(iteration)
-        stats = self._shared(self._stats, iteration)
+        sums = self._shared(self._sums, iteration)
         band, log_noise = self._band(iteration), self._log_noise()
         solution: Solution = optimizer.step(  # type: ignore[call-arg, assignment, union-attr]
-            stats=stats, iteration=iteration, whole=full, variety=self._variety
+            stats=sums.stats, iteration=iteration, whole=full, variety=sums.variety
         )
         if self.settings.scale_per_particle:
             self._normalise_scale()
@@ -396,17 +353,16 @@ class Classification(pl.LightningModule):
         )
         if self._found:
             # nothing is known of the members of a class that was begun anew
-            stale = torch.isin(self._found["class_index"], self._online.begun.to(self.device))
-            self.gains[stale] = math.nan
+            begun = self._online.begun.to(self.device)
+            self.gains[torch.isin(self._found["class_index"], begun)] = math.nan
         self.typical.fill_(float(self.gains.nanmedian()))
-        self._stats, self._variety, self._scorers = None, None, []
+        self._sums, self._scorers = None, []
 
-    def _shared(self, stats: SufficientStats, iteration: int) -> SufficientStats:
-        """Sum of the statistics over the processes, which also tell what each has found."""
+    def _shared(self, sums: Sums, iteration: int) -> Sums:
+        """The sums over all processes, which also tell what each has found."""
         if self.ranks.size == 1 or self.shares is None:
-            return stats
-        sums = self._sums(stats)
-        *total, self._kept = self.ranks.total([*sums.values(), self._kept])
+            return sums
+        *total, self._kept = self.ranks.total([*sums.as_dict().values(), self._kept])
         rows = self.shares.split(self.plan.rows(iteration))
         own = self._visits.matrix(self.device)
         own = torch.cat((own, self.gains[rows[self.ranks.rank]][:, None]), dim=1)
@@ -419,10 +375,7 @@ class Classification(pl.LightningModule):
             elif len(index):
                 self._record(index, found)
                 self.gains[index] = part[:, -1]
-        size = len(stats.as_dict())
-        if self._variety is not None:
-            self._variety = VarietySums(*total[size:])
-        return SufficientStats(*total[:size])
+        return sums.replaced(total)
 
     def _normalise_scale(self) -> None:
         """Mean scale 1 in each optics group: scale and averages stay apart. Then clipped."""

@@ -4,8 +4,9 @@
 
 Two molecules in four views each; every run starts from the true views, so that the number of a
 class is that of a view. Given averages are these; learned ones come from 20 iterations of online EM
-after them. Prints, for good particles, the mean posterior and the share that is right in each bin
-of the posterior that holds 50 or more, and the largest gap.
+after them; crossed: the posterior is by averages of the other half-set. Prints, for good particles,
+the mean posterior and the share that is right in each bin of the posterior that holds 50 or more,
+and the largest gap.
 """
 
 import argparse
@@ -31,6 +32,7 @@ SETTINGS = [
     "model.num_classes=8",
     "model.max_resolution=8",
     "model.icuf=1",
+    "optimizer.merge=null",
     "optimizer.reseed=null",
 ]
 GIVEN = ["optimizer.iterations=0", "optimizer.full_iterations=1"]
@@ -39,12 +41,15 @@ LEARNED = [
     "optimizer.batch_per_class=100",
     "optimizer.full_iterations=2",
 ]
+OWN, CROSS = "model.cross_posteriors=false", "model.cross_posteriors=true"
 BINS = np.linspace(0.0, 1.0, 11)
 ENOUGH = 50
 MODES = {
     "given, summed over": [*GIVEN, "model.force_max=false"],
-    "learned, summed over": [*LEARNED, "model.force_max=false"],
-    "learned, maximised": [*LEARNED, "model.force_max=true"],
+    "learned, summed over": [*LEARNED, "model.force_max=false", OWN],
+    "learned, maximised": [*LEARNED, "model.force_max=true", OWN],
+    "learned, summed over, crossed": [*LEARNED, "model.force_max=false", CROSS],
+    "learned, maximised, crossed": [*LEARNED, "model.force_max=true", CROSS],
 }
 
 

@@ -306,3 +306,21 @@ def test_padding_of_the_references(stack, guided):
     )
     assert near < far
     assert pose_errors(exact, stack).degrees < 2.5
+
+
+@pytest.mark.parametrize("force_max", ["true", "false"])
+def test_cross_posteriors_alter_what_is_said_and_not_what_is_found(force_max, guided):
+    halves = (f"model.force_max={force_max}", "optimizer.full_iterations=2")
+    usual = guided(*halves, "model.cross_posteriors=false")
+    cross = guided(*halves, "model.cross_posteriors=true")
+    for name in ("classes", "psi", "shift", "averages"):
+        np.testing.assert_array_equal(getattr(cross, name), getattr(usual, name))
+    said, before = cross.columns["class_posterior"], usual.columns["class_posterior"]
+    assert float(said.min()) >= 0.0
+    assert float(said.max()) <= 1.0 + 1e-5
+    assert said.mean() < before.mean()
+    assert not np.array_equal(cross.columns["class_ess"], usual.columns["class_ess"])
+    # without a word both are what suits the E-step
+    assert np.array_equal(guided(*halves).columns["class_posterior"], before) == (
+        force_max == "true"
+    )

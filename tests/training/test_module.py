@@ -21,10 +21,11 @@ from cryo2d.geometry.transform import rotate_vector
 from cryo2d.io.table import Excluded, ParticleTable
 from cryo2d.physics.preprocess import Preprocessor, ctf_on
 from cryo2d.physics.solvent import SolventMask
+from cryo2d.training.assembly import EmSettings
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
 from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.datamodule import BatchStream, Particles
-from cryo2d.training.module import LEAST_SCALE, MOST_SCALE, Classification, EmSettings
+from cryo2d.training.module import LEAST_SCALE, MOST_SCALE, Classification
 
 ONLINE, FULL = 4, 1
 
