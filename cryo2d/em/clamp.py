@@ -179,7 +179,7 @@ class ClampedSolver(WienerSolver):
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """Solved again: a clamped average that is shifted is flat no more."""
-        return self(stats)
+        return self(stats, apart=solution.halves is not None)
 
     def misfit(self, raw: Filtered, den: Tensor) -> Misfit:
         """What is minimised."""

@@ -96,6 +96,11 @@ class OnlineEM(torch.optim.Optimizer):
         return SufficientStats(**{**sums, "num": torch.view_as_complex(held["num"])})
 
     @property
+    def halves(self) -> Tensor | None:
+        """Averages of either half-set alone ``[h k y x]``, if the last step made them."""
+        return self.state[self.model.references].get("halves")
+
+    @property
     def variety(self) -> Variety | None:
         """What varies in each class; None before the first look at it."""
         held = self.state[self.model.references].get("variety")
@@ -121,6 +126,7 @@ class OnlineEM(torch.optim.Optimizer):
         iteration: int,
         whole: bool = False,
         variety: VarietySums | None = None,
+        apart: bool = False,
     ) -> Solution:
         """Blend the statistics of one iteration and solve.
 
@@ -131,6 +137,7 @@ class OnlineEM(torch.optim.Optimizer):
             whole: whether the sums replace the running ones and the averages are final, so that
                 they are neither moved nor re-seeded.
             variety: sums of what varies, if it was looked at.
+            apart: whether to make averages of either half-set alone, too.
         """
         del closure
         gamma = self.param_groups[0]["lr"]
@@ -144,18 +151,20 @@ class OnlineEM(torch.optim.Optimizer):
         described, self.begun = None, self.begun[:0]
         if not whole:
             running, described = self._repopulated(running, stats, variety, iteration)
-        solution = self.solver(running)
+        solution = self.solver(running, apart=apart)
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)
             running = running.moved(self.solver.grid, shift)
             solution = self.solver.moved(solution, shift, running)
         if self.upright is not None and iteration == self.upright.iteration:
             running = running.turned(self.upright.turns(solution.averages))
-            solution = self.solver(running)
+            solution = self.solver(running, apart=apart)
         held: dict[str, Any] = running.as_dict()
         held["num"] = torch.view_as_real(running.num)
         if described is not None:
             held["variety"] = described.as_dict()
+        if solution.halves is not None:
+            held["halves"] = solution.halves
         self.state[self.model.references] = held
         self._write(running, solution)
         return solution

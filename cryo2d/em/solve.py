@@ -1,6 +1,6 @@
 """From sufficient statistics to class averages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,10 +22,13 @@ class Solution:
     Attributes:
         averages: ``[k y x]``, masked, solvent level 0.
         frc: half-set Fourier ring correlation inside the masks ``[k s]``.
+        halves: averages of either half-set alone, inside the masks of both ``[h k y x]``; None if
+            they were not asked for.
     """
 
     averages: Tensor
     frc: Tensor
+    halves: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,24 +73,29 @@ class WienerSolver:
     solvent: SolventMask
     regularizer: Regularizer
 
-    def __call__(self, stats: SufficientStats) -> Solution:
-        """Averages and their FRC, both inside the masks."""
-        raw = self.filtered(stats)
-        return Solution(self.bounded(raw, stats.den.sum(0)), raw.frc)
+    def __call__(self, stats: SufficientStats, *, apart: bool = False) -> Solution:
+        """Averages and their FRC, both inside the masks.
 
-    def halves(self, stats: SufficientStats) -> tuple[Tensor, Tensor]:
-        """The averages of either half-set alone ``[k y x]``, inside the masks of both.
+        Args:
+            stats: sums of the half-sets.
+            apart: whether to make averages of either half-set alone, too.
+        """
+        raw = self.filtered(stats)
+        halves = self._halves(stats, raw) if apart else None
+        return Solution(self.bounded(raw, stats.den.sum(0)), raw.frc, halves)
+
+    def _halves(self, stats: SufficientStats, raw: Filtered) -> Tensor:
+        """The averages of either half-set alone ``[h k y x]``, inside the masks of both.
 
         A Wiener weight w = SSNR / (1 + SSNR) of both together is w / (2 - w) of one.
         """
-        wiener, masks, frc = self._agreement(stats)
-        wiener = wiener / (2.0 - wiener)
+        wiener = raw.wiener / (2.0 - raw.wiener)
         harmonics = least_squares(self.grid, stats.num, stats.den) * wiener[:, None]
-        first, second = (
-            self.bounded(Filtered(images_of(self.grid, half), wiener, masks, frc), den)
+        halves = [
+            self.bounded(replace(raw, averages=images_of(self.grid, half), wiener=wiener), den)
             for half, den in zip(harmonics, stats.den, strict=True)
-        )
-        return first, second
+        ]
+        return torch.stack(halves)
 
     def bounded(self, raw: Filtered, den: Tensor) -> Tensor:
         """Averages ``[k y x]`` inside their masks, flat outside; ``den [k s]`` is their weight."""
@@ -95,16 +103,13 @@ class WienerSolver:
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""
-        return Solution(fourier_shift(solution.averages, shift), solution.frc)
+        halves = solution.halves
+        if halves is not None:
+            halves = torch.stack([fourier_shift(half, shift) for half in halves])
+        return Solution(fourier_shift(solution.averages, shift), solution.frc, halves)
 
     def filtered(self, stats: SufficientStats) -> Filtered:
         """Averages before any mask is put on them."""
-        wiener, masks, frc = self._agreement(stats)
-        harmonics = least_squares(self.grid, stats.num.sum(0), stats.den.sum(0)) * wiener[:, None]
-        return Filtered(images_of(self.grid, harmonics), wiener, masks, frc)
-
-    def _agreement(self, stats: SufficientStats) -> tuple[Tensor, Tensor, Tensor]:
-        """Wiener weights ``[k s]``, masks ``[k y x]`` and FRC ``[k s]`` from the half-sets."""
         grid, solvent = self.grid, self.solvent
         first, second = (
             images_of(grid, average) for average in least_squares(grid, stats.num, stats.den)
@@ -117,7 +122,10 @@ class WienerSolver:
                 for half in (first, second)
             ),
         )
-        return self.regularizer(frc, stats.den.sum(0), stats.count.sum(0)), masks, frc
+        den = stats.den.sum(0)
+        wiener = self.regularizer(frc, den, stats.count.sum(0))
+        harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
+        return Filtered(images_of(grid, harmonics), wiener, masks, frc)
 
 
 @dataclass(frozen=True)

@@ -126,17 +126,17 @@ class Classification(pl.LightningModule):
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + iteration)
         offset = float(torch.rand((), generator=generator)) - 0.5
         with torch.no_grad():
-            self._scorers = [
-                PoseScorer(
+            self._scorers = self._threads(
+                lambda _, references: PoseScorer(
                     references,
                     self.grid,
                     self.search,
                     rings=self.settings.rings(iteration),
                     first_ring=self.settings.first_ring,
                     jitter=offset if self.settings.perturb_poses else 0.0,
-                )
-                for references in self._references(iteration)
-            ]
+                ),
+                self._references(iteration),
+            )
             self._sums = self._no_particles()
         self._visits = VisitLog()
         # particles that kept their class, and particles that had one
@@ -171,28 +171,23 @@ class Classification(pl.LightningModule):
         shares = self._shares_of(batch)
         # each thread has sums of its own
         sums = [self._sums, *(self._no_particles() for _ in range(self._threads.count - 1))]
-
-        def work(thread: int) -> list[Assignments]:
-            mine = shares[thread :: self._threads.count]
-            return [
-                self._search(self._weighed(batch[rows]), scorer, sums[thread])
-                for scorer, rows in mine
-            ]
-
-        parts = self._threads(work)
+        parts = self._threads(
+            lambda thread, share: self._search(
+                self._weighed(batch[share[1]]), share[0], sums[thread]
+            ),
+            shares,
+        )
         for other in sums[1:]:
             self._sums.add_(other)
-        order = torch.cat([rows for t in range(len(parts)) for _, rows in shares[t :: len(parts)]])
-        found = Assignments.joined([one for part in parts for one in part])[order.argsort()]
+        order = torch.cat([rows for _, rows in shares]).argsort()
+        found = Assignments.joined(parts)[order]
         self._count_kept(batch.index, found)
         self._record(batch.index, found)
 
     def _shares_of(self, batch: ParticleBatch) -> list[tuple[PoseScorer, Tensor]]:
         """Rows of a batch that are worked on together, with the references to compare with."""
-        if len(self._scorers) == 1:
-            members = [torch.arange(len(batch), device=batch.half.device)]
-        else:
-            members = [(batch.half == half).nonzero()[:, 0] for half in range(len(self._scorers))]
+        count = len(self._scorers)
+        members = [(batch.half % count == half).nonzero()[:, 0] for half in range(count)]
         together = len(batch) if batch.rings.is_cuda else PORTION
         return [
             (scorer, rows)
@@ -224,10 +219,10 @@ class Classification(pl.LightningModule):
 
     def _references(self, iteration: int) -> tuple[Tensor, ...]:
         """The averages to align to ``[k y x]``: one for all, or one of each half-set."""
-        optimizer = self._online
-        if iteration < self.settings.parting or optimizer.stats is None:
+        halves = self._online.halves
+        if iteration < self.settings.parting or halves is None:
             return (self.model.references.detach(),)
-        return optimizer.solver.halves(optimizer.stats)
+        return halves[0], halves[1]
 
     def _search(self, images: WeightedImages, scorer: PoseScorer, sums: Sums) -> Assignments:
         """Find classes and poses, and add the particles to the sums."""
@@ -327,7 +322,11 @@ class Classification(pl.LightningModule):
         sums = self._shared(self._sums, iteration)
         band, log_noise = self._band(iteration), self._log_noise()
         solution: Solution = optimizer.step(  # type: ignore[call-arg, assignment, union-attr]
-            stats=sums.stats, iteration=iteration, whole=full, variety=sums.variety
+            stats=sums.stats,
+            iteration=iteration,
+            whole=full,
+            variety=sums.variety,
+            apart=iteration + 1 >= self.settings.parting,
         )
         if self.settings.scale_per_particle:
             self._normalise_scale()

@@ -1,12 +1,13 @@
 """Threads that each work on a share of their own with one core: small tensors need no more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 
-T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Threads:
@@ -23,25 +24,28 @@ class Threads:
         self.count = count
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
-    def __call__(self, work: Callable[[int], T]) -> list[T]:
-        """What the work returns for thread 0, 1, ..., done at the same time.
+    def __call__(self, work: Callable[[int, Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What the work returns for each item, in their order.
 
         Args:
-            work: does a thread's share, whose number it is given; without gradients.
+            work: is given the number of the thread that does it, from 0 on, and the item; it takes
+                no gradients.
+            items: dealt out to the threads in turn.
         """
-        if self.count == 1:
-            return [work(0)]
+        if self.count == 1 or len(items) < 2:
+            return [work(0, item) for item in items]
 
-        def alone(thread: int) -> T:
+        def share(thread: int) -> list[Result]:
             with torch.no_grad():  # which every thread has for itself
-                return work(thread)
+                return [work(thread, item) for item in items[thread :: self.count]]
 
         before = torch.get_num_threads()
         # the matrix library has one number for all threads
         torch.set_num_threads(1)
         try:
-            shares = [self._pool.submit(alone, thread) for thread in range(self.count)]
+            shares = [self._pool.submit(share, thread) for thread in range(self.count)]
             wait(shares)  # for all of them, even if one fails: they share what they work on
-            return [share.result() for share in shares]
+            found = [iter(share.result()) for share in shares]
         finally:
             torch.set_num_threads(before)
+        return [next(found[place % self.count]) for place in range(len(items))]

@@ -186,8 +186,8 @@ def test_a_half_set_alone_knows_nothing_of_the_other(device):
     solve = solver(data.grid)
     other = replace(stats, num=stats.num.clone(), den=stats.den.clone())
     other.num[1], other.den[1] = stats.num[1].flip(0), 2.0 * stats.den[1].flip(0)
-    first, second = solve.halves(stats)
-    kept, changed = solve.halves(other)
+    first, second = solve(stats, apart=True).halves
+    kept, changed = solve(other, apart=True).halves
     torch.testing.assert_close(kept, first)
     assert float((changed - second).abs().max()) > 0.5 * float(second.abs().max())
 
@@ -196,7 +196,7 @@ def test_a_half_set_has_half_the_signal_to_noise_ratio(device):
     # w = SSNR / (1 + SSNR); w of both 0.75 is SSNR 3, a half-set's 1.5, its w 0.6
     data = synthetic(120, sigma=0.3)
     stats = summed(data, device)
-    found = solver(data.grid, 0.75).halves(stats)
+    found = solver(data.grid, 0.75)(stats, apart=True).halves
     for half in (0, 1):
         alone = replace(
             stats, num=stats.num[[half, half]], den=stats.den[[half, half]], count=stats.count

@@ -381,6 +381,8 @@ class Raise(pl.Callback):
         if trainer.current_epoch == self.epoch:
             held = next(iter(trainer.optimizers[0].state.values()))
             held["num"][self.half] *= 10.0
+            if "halves" in held:
+                held["halves"][self.half] *= 10.0
 
 
 @pytest.mark.parametrize("parting", [ONLINE, ONLINE + 1])

@@ -15,31 +15,34 @@ def threads_of_torch():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_share_is_done_once_and_told_in_order(count):
-    assert Threads(count)(lambda thread: 10 * thread) == [10 * n for n in range(count)]
+@pytest.mark.parametrize("items", [0, 1, 2, 7])
+def test_every_item_is_done_once_and_told_in_order(count, items):
+    found = Threads(count)(lambda thread, item: (thread, 10 * item), range(items))
+    assert [value for _, value in found] == [10 * n for n in range(items)]
+    assert [thread for thread, _ in found] == [n % count for n in range(items)]
 
 
 def test_shares_are_done_at_the_same_time():
     meeting = threading.Barrier(2)
-    assert Threads(2)(lambda thread: meeting.wait(timeout=60.0)) in ([0, 1], [1, 0])
+    assert sorted(Threads(2)(lambda _, item: meeting.wait(timeout=60.0), range(2))) == [0, 1]
 
 
 def test_each_thread_computes_alone_and_without_gradients():
     torch.set_num_threads(2)
     weight = torch.ones(3, requires_grad=True)
 
-    def work(thread: int) -> tuple[int, bool]:
+    def work(thread: int, item: int) -> tuple[int, bool]:
         return torch.get_num_threads(), (2.0 * weight).requires_grad
 
     with torch.no_grad():
-        assert Threads(2)(work) == [(1, False), (1, False)]
+        assert Threads(2)(work, range(2)) == [(1, False), (1, False)]
     assert torch.get_num_threads() == 2
 
 
 def test_a_failure_is_told_once_all_have_ended():
     ended = []
 
-    def work(thread: int) -> None:
+    def work(thread: int, item: int) -> None:
         if thread == 0:
             raise torch.OutOfMemoryError("no room")
         time.sleep(0.2)
@@ -47,6 +50,6 @@ def test_a_failure_is_told_once_all_have_ended():
 
     torch.set_num_threads(2)
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        Threads(2)(work)
+        Threads(2)(work, range(2))
     assert ended == [1]
     assert torch.get_num_threads() == 2
