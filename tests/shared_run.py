@@ -77,8 +77,8 @@ def module_of(data: Synthetic, plan: VisitPlan, parts: Part) -> Classification:
             solver=WienerSolver(grid, solvent, FrcRegularizer()),
             noise=NoiseModel(),
             recenter=Recenter(),
-            merge=Merge(total=ONLINE, rings=8, max_shift=2.0, at=(0.5,), odds=1e3),
-            reseed=Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=0.0),
+            merge=Merge(total=ONLINE, rings=8, max_shift=2.0, at=(0.5,), odds=1e3, shortest=0),
+            reseed=Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=0.0, shortest=0),
             seed=1,
         )
 

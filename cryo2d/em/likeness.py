@@ -139,6 +139,7 @@ class Merge:
         at: when to look, as parts of the online iterations.
         odds: classes are joined if a particle prefers its own to the other by no more than this
             on average (natural logarithm): with 4, one in 12 is taken for the other's.
+        shortest: runs of fewer online iterations leave no time for it.
     """
 
     total: int
@@ -146,6 +147,7 @@ class Merge:
     max_shift: float
     at: tuple[float, ...] = (0.45, 0.55, 0.65, 0.75, 0.85)
     odds: float = 4.0
+    shortest: int = 20
 
     def __call__(
         self, stats: SufficientStats, recent: Tensor, iteration: int, solver: WienerSolver
@@ -158,7 +160,8 @@ class Merge:
             iteration: its 0-based number.
             solver: makes averages of the sums.
         """
-        if iteration not in {round(part * self.total) for part in self.at}:
+        at = {round(part * self.total) for part in self.at}
+        if iteration not in at or self.total < self.shortest:
             return None
         alike = Likeness(self.rings, self.max_shift)(stats, solver, self.odds)
         chosen = self._chosen(alike)

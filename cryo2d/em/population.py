@@ -76,11 +76,17 @@ class Reseed:
     """Signal in common, in units of the median, below which a class is no particle's."""
     explored: float = 0.4
     """Part of the online iterations after which the most populous are not copied for their size."""
+    shortest: int = 20
+    """Online iterations below which there is no time to know what varies."""
 
     def looks(self, iteration: int) -> bool:
         """Whether the variety of the classes is wanted in an iteration."""
         last = max(self.at, default=0.0) * self.total
-        return self.varied * self.total <= iteration <= last
+        return self._varies and self.varied * self.total <= iteration <= last
+
+    @property
+    def _varies(self) -> bool:
+        return self.varied < 1.0 and self.total >= self.shortest
 
     def __call__(
         self,
@@ -157,7 +163,7 @@ class Reseed:
                 various |= sizeable & known & (variety.strength > self.some)
         first = _ordered(various, -evidence)
         ends = iteration == self.total - 1  # a copy of a small class might end empty
-        if self.varied >= 1.0 or part < self.explored or ends:
+        if not self._varies or part < self.explored or ends:
             return torch.cat((first, _ordered(living & ~various, -size)))
         signal = common_signal(stats)
         poor = sizeable & ~various & (signal < self.poor * signal[living].median())

@@ -11,7 +11,7 @@ from cryo2d.em.stats import SufficientStats, accumulate
 from cryo2d.geometry.register import Registrar
 from cryo2d.geometry.shells import ring_power
 
-MERGE = Merge(total=10, rings=10, max_shift=4.0, at=(0.5,))
+MERGE = Merge(total=10, rings=10, max_shift=4.0, at=(0.5,), shortest=0)
 
 
 def solver_of(data: Synthetic) -> WienerSolver:
@@ -72,6 +72,14 @@ def test_it_merges_at_its_time_and_only_what_is_alike(device):
     assert MERGE(stats, stats.count.sum(0), 5, solver_of(data)) is None
     twice = at_truth(data, divided(data), device)
     assert [t for t in range(10) if MERGE(twice, twice.count.sum(0), t, solver_of(data))] == [5]
+
+
+def test_a_short_run_has_no_time_for_it(device):
+    data = synthetic(120, sigma=0.3, reach=1.5)
+    twice, solver = at_truth(data, divided(data), device), solver_of(data)
+    short, long = (dataclasses.replace(MERGE, total=total, shortest=20) for total in (18, 20))
+    assert short(twice, twice.count.sum(0), 9, solver) is None
+    assert long(twice, twice.count.sum(0), 10, solver) is not None
 
 
 def test_odds_are_those_of_the_particles(device):

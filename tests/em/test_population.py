@@ -165,3 +165,10 @@ def test_copies_of_one_class_differ(device):
     for one, two in ((0, 2), (2, 3), (3, 4)):
         assert float((num[one] - num[two]).abs().max()) > 0.1 * float(num[one].abs().max())
     assert found.stats.count.sum(0).tolist() == pytest.approx([22.5, 30.0, 22.5, 22.5, 22.5])
+
+
+def test_what_varies_is_looked_at_between_its_first_part_and_the_last_split():
+    reseed = Reseed(total=40, at=(0.2, 0.5), varied=0.25)
+    assert [t for t in range(40) if reseed.looks(t)] == list(range(10, 21))
+    assert not any(dataclasses.replace(reseed, total=18).looks(t) for t in range(18))
+    assert not any(dataclasses.replace(reseed, varied=1.0).looks(t) for t in range(40))

@@ -209,7 +209,7 @@ def state(module: Classification) -> dict[str, torch.Tensor]:
 # the classes below the mean are replaced after the first and after the fourth iteration
 RESEED = Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=1.0)
 # and what varies in them is looked at in all of these
-VARIED = Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=0.0)
+VARIED = Reseed(total=ONLINE, at=(0.0, 0.75), least=1.0, varied=0.0, shortest=0)
 
 
 @pytest.mark.parametrize("reseed", [None, RESEED, VARIED])
