@@ -208,7 +208,9 @@ class WandbClient(WandbLogger):
         """The run; offline if the server does not answer or refuses the account."""
         if self._experiment is None:
             from wandb.errors import Error
+            from wandb.sdk.lib.module import unset_globals
 
+            unset_globals()  # a run that this process has given up is not gone on with
             self._folder.mkdir(parents=True, exist_ok=True)
             mode = os.environ.get("WANDB_MODE")
             try:

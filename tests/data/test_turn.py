@@ -82,8 +82,10 @@ def test_a_process_that_does_nothing_is_not_waited_for_either(holder, caplog) ->
     assert waiting(path, patience=0.3)[0].wait(60)
     assert "nothing happens" in caplog.text
     # as long as something happens it is
-    come, _ = waiting(path, patience=1.0, work=time.monotonic)
+    come, thread = waiting(path, patience=1.0, work=time.monotonic)
     assert not come.wait(2.0)
+    process.kill()
+    thread.join(60)
 
 
 def test_what_is_done_needs_no_turn(holder) -> None:

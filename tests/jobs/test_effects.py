@@ -36,6 +36,14 @@ def outer_power(found: Found) -> float:
     return float(power[:, radius > 0.35].sum() / power[:, radius > 0].sum())
 
 
+def ring_power(found: Found, first: int, last: int) -> float:
+    """Power of the averages on some rings, those before ``last``."""
+    box = found.averages.shape[-1]
+    power = np.abs(np.fft.fft2(found.averages)) ** 2
+    ring = box * np.hypot(*np.meshgrid(np.fft.fftfreq(box), np.fft.fftfreq(box)))
+    return float(power[:, (ring >= first) & (ring < last)].sum())
+
+
 def longest_shift(found: Found) -> float:
     """Angstrom."""
     return float(np.hypot(*found.shift.T).max() * PIXEL)
@@ -176,7 +184,10 @@ def test_filters_of_the_averages(tmp_path):
         for settings in (("model.frc_regularizer=false",), ("model.full_frc=false",), ())
     )
     assert outer_power(none) > 3 * outer_power(full)
-    assert outer_power(full) > outer_power(half)
+    # w = 2F / (1 + F) of both half-sets against F of one: the more, the less the halves agree
+    inner, outer = ((first, first + 6) for first in (1, 7))
+    assert ring_power(full, *inner) > 1.1 * ring_power(half, *inner)
+    assert ring_power(full, *outer) > 1.3 * ring_power(half, *outer)
 
 
 def hazed(stack: Stack, folder: Path, groups=(0, 1)) -> Stack:

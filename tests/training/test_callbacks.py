@@ -206,6 +206,7 @@ def test_wandb_offline_gets_one_picture_per_iteration(
     try:
         fit(tmp_path, [Montage(), Metrics(curves_every=0)], loggers=[logger])
     finally:
+        wandb.finish()  # which Lightning's own logger leaves to the next run
         wandb.teardown()
     pictures = list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))
     assert len(pictures) == 3

@@ -41,7 +41,7 @@ class IterationCheckpoint(Checkpoint):
         if done % self.every and done != trainer.max_epochs:
             return
         folder = Path(trainer.default_root_dir, FOLDER)
-        trainer.save_checkpoint(folder / NEXT, weights_only=False)
+        trainer.save_checkpoint(folder / NEXT)
         if trainer.is_global_zero:
             promote(folder)
         self.best_model_path = str(folder / LAST)
