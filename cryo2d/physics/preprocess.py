@@ -117,7 +117,8 @@ def phase_flip(params: CtfParams, frequency: Tensor, azimuth: Tensor) -> Tensor:
 
 def no_ctf(params: CtfParams, frequency: Tensor, azimuth: Tensor) -> Tensor:
     """No correction: negative stain, or particles corrected beforehand."""
-    return torch.ones_like(ctf_on(params, frequency, azimuth))
+    shape = torch.broadcast_shapes(frequency.shape, azimuth.shape)
+    return torch.ones((len(params), *shape), device=frequency.device)
 
 
 TRANSFER: dict[str, Transfer] = {"full": ctf_on, "flip": phase_flip, "none": no_ctf}
