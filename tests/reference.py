@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from cryo2d.geometry.polar import PolarGrid
+from cryo2d.geometry.transform import rotation_phase, shift_phase
 from cryo2d.physics.ctf import ctf_at
 from cryo2d.types import CtfParams
 
@@ -87,6 +88,18 @@ def seen(average: Array, psi: float, shift: Sequence[float], grid: PolarGrid) ->
     rotated = np.einsum("ij,jas->ias", turn(psi), np.stack([fx, fy]))
     phase = np.exp(2j * math.pi * (fx * shift[0] + fy * shift[1]))
     return phase * fourier(np.asarray(average, dtype=float), *rotated)
+
+
+def form(
+    grid: PolarGrid, harmonics: torch.Tensor, psi: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Samples ``[n a s]`` of classes in the frames of particles, by any harmonics ``[n m s]``.
+
+    What ``cryo2d.physics.image.adjoint`` is the adjoint of: a rotation by ``-psi`` ``[n]``, then a
+    shift by ``-shift`` ``[n 2]``.
+    """
+    turned = harmonics * rotation_phase(-psi, harmonics.shape[-2])
+    return grid.from_harmonics(turned) * shift_phase(grid, -shift)
 
 
 def taken(

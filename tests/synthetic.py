@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from reference import microscope, picture, pictures
+from reference import frequencies, microscope, picture, pictures, transfer
 from torch import Tensor
 
 from cryo2d.data.cache import ParticleCache
@@ -79,6 +79,12 @@ class Synthetic:
         if scaled:
             batch = dataclasses.replace(batch, scale=self.scale.to(device))
         return weigh(batch, self.grid, pixel_size=PIXEL, noise=self.noise(device))
+
+    def observed(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Polar samples ``[a s]`` of a particle, and of its CTF."""
+        fx, fy = (f / PIXEL for f in frequencies(self.grid))
+        samples = self.grid.sample(self.images[row : row + 1])[0].numpy()
+        return samples, transfer(self.ctf[row : row + 1], fx, fy)
 
     def cache(self) -> ParticleCache:
         """All particles as a run keeps them."""

@@ -37,7 +37,7 @@ class CoarseBest:
 # Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
 ImageParts = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
-IMAGES = 128  # whose scores with one class stay in the caches of a CPU
+PORTION = 128  # particles whose work stays in the caches of a core
 ORDERS = 8  # angular orders that share their rings
 MARGIN = 4  # angular orders that an image has beyond the phase at its rim: J_m(z) falls fast there
 FAINT = 1e-3  # part of the references' power that scores may lack
@@ -66,8 +66,8 @@ def in_blocks(images: ImageParts) -> list[ImageParts]:
     first = images[0][0]
     if first.is_cuda:
         return [images]
-    starts = range(0, first.shape[-1], IMAGES)
-    blocks = [take_images(images, slice(start, start + IMAGES)) for start in starts]
+    starts = range(0, first.shape[-1], PORTION)
+    blocks = [take_images(images, slice(start, start + PORTION)) for start in starts]
     return [
         (tuple(part.contiguous() for part in even), tuple(part.contiguous() for part in odd))
         for even, odd in blocks

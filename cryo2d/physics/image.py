@@ -1,9 +1,9 @@
-"""From a class average to a particle image, and the adjoint: the model of image formation.
+"""From a particle image to its class average: the adjoint of image formation.
 
     X = alpha CTF S(-t) R(-psi) A + noise
 
 with A the circular harmonics of a class average. Rotation and shift are those of
-:mod:`cryo2d.geometry.transform`, inverted, because A is taken into the particle's frame.
+:mod:`cryo2d.geometry.transform`.
 """
 
 import torch
@@ -14,31 +14,25 @@ from cryo2d.geometry.transform import rotate_vector, rotation_phase, shift_phase
 
 
 def images_at_once(device: torch.device) -> int:
-    """How many images to take through :func:`form` or :func:`adjoint` in one call.
+    """How many images to take through :func:`adjoint` in one call.
 
     What fits into the caches of a CPU is twice as fast there as a whole batch; a GPU wants more.
     """
     return 4096 if device.type == "cuda" else 32
 
 
-def form(grid: PolarGrid, harmonics: Tensor, psi: Tensor, shift: Tensor) -> Tensor:
-    """Class averages seen in the frames of particles, without CTF.
+def adjoint(grid: PolarGrid, rings: Tensor, psi: Tensor, shift: Tensor) -> Tensor:
+    """Particles taken into the frame of their class, adjoint of seeing the class in theirs.
 
     Args:
         grid: polar grid.
-        harmonics: circular harmonics of the class of each particle ``[n m s]``.
+        rings: particles ``[n a s]``.
         psi: rotation image -> class ``[n]`` (radian).
         shift: shift image -> class ``[n 2]`` (pixel).
 
     Returns:
-        Polar samples ``[n a s]``.
+        Circular harmonics ``[n m s]``.
     """
-    turned = harmonics * rotation_phase(-psi, harmonics.shape[-2])
-    return grid.from_harmonics(turned) * shift_phase(grid, -shift)
-
-
-def adjoint(grid: PolarGrid, rings: Tensor, psi: Tensor, shift: Tensor) -> Tensor:
-    """Particles ``[n a s]`` taken into the frame of their class ``[n m s]``, adjoint of form."""
     moved = rings * shift_phase(grid, shift)
     return grid.harmonics(moved) * rotation_phase(psi, grid.num_angles)
 

@@ -130,9 +130,7 @@ class WeightedImages:
 
     Attributes:
         index: row of the particle table ``[n]``.
-        rings: X, polar samples ``[n a s]``.
-        ctf: transfer function at the same samples ``[n a s]``.
-        image: CTF X / sigma^2 ``[n a s]``.
+        image: CTF X / sigma^2, polar samples ``[n a s]``.
         transfer: ring means of CTF^2 / sigma^2 ``[n s]``.
         scale: contrast scale alpha ``[n]``.
         half: half-set ``[n]``.
@@ -142,8 +140,6 @@ class WeightedImages:
     """
 
     index: Tensor
-    rings: Tensor
-    ctf: Tensor
     image: Tensor
     transfer: Tensor
     scale: Tensor
@@ -190,8 +186,6 @@ def weigh(
     samples = torch.view_as_real(batch.rings)
     return WeightedImages(
         index=batch.index,
-        rings=batch.rings,
-        ctf=ctf,
         image=torch.view_as_complex(samples * (ctf * precision[:, None])[..., None]),
         transfer=(ctf * ctf).mean(1) * precision,
         scale=batch.scale,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cryo2d.data.sampler import Plan, Shares
+from cryo2d.em.coarse import PORTION
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
 from cryo2d.em.outlier import LIMIT, Gains, free_blob
@@ -32,7 +33,6 @@ from cryo2d.training.threads import Threads
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
 
 LEAST_SCALE, MOST_SCALE = 0.2, 5.0
-PORTION = 128  # particles whose work stays in the caches of a core
 
 
 class Classification(pl.LightningModule):

@@ -45,13 +45,13 @@ def test_classes_are_found_at_the_poses_given(device):
 @pytest.mark.parametrize("first_ring", [0, 4])
 def test_log_likelihood_is_minus_half_chi_squared(first_ring, device):
     data = synthetic(6, sigma=0.3)
-    posterior, images = found(data, device, first_ring=first_ring)
+    posterior, _ = found(data, device, first_ring=first_ring)
     noise = np.where(np.arange(data.grid.num_rings) >= first_ring, data.sigma2, np.inf)
     candidates = posterior.candidates
     assert len(candidates.loglik) == 6 * 3
     for i in range(len(candidates.loglik)):
         row, k = int(candidates.poses.particle[i]), int(candidates.poses.classes[i])
-        samples, ctf = images.rings[row].cpu().numpy(), images.ctf[row].cpu().numpy()
+        samples, ctf = data.observed(row)
         average, psi = data.averages[k].numpy(), float(data.psi[row])
         model = ctf * seen(average, psi, data.shift[row].tolist(), data.grid)
         gain = 0.5 * (chi2(samples, 0 * model, noise) - chi2(samples, model, noise))

@@ -16,7 +16,7 @@ from cryo2d.em.solve import WienerSolver, least_squares
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.shells import ring_correlation
 from cryo2d.geometry.transform import rotate_vector
-from cryo2d.physics.image import adjoint, form
+from cryo2d.physics.image import adjoint
 from cryo2d.physics.preprocess import WeightedImages
 from cryo2d.physics.solvent import SolventMask
 
@@ -50,8 +50,7 @@ def sums(data: Synthetic, posterior, images: WeightedImages) -> SufficientStats:
 
 def class_evidence(data: Synthetic, row: int, spacing: float = 0.5) -> np.ndarray:
     """Log of the mean likelihood of each class over 36 rotations and a disc of shifts."""
-    images = data.weighted(torch.device("cpu"))
-    samples, ctf = images.rings[row].numpy(), images.ctf[row].numpy()
+    samples, ctf = data.observed(row)
     weight = data.grid.ring_weights.numpy() / data.sigma2 / data.grid.num_angles
     fx, fy = (f.numpy() for f in data.grid.frequencies)
     steps = np.arange(-REACH, REACH + 1e-6, spacing)
@@ -238,15 +237,14 @@ def test_particles_do_not_mix(device):
         torch.testing.assert_close(alone.classes[0], together.classes[row], rtol=1e-3, atol=1e-4)
 
 
-def test_form_and_cells_agree_on_the_frame(device):
+def test_pictures_and_cells_agree_on_the_frame(device):
     # the average of noise-free particles is the picture they were made from
     data = synthetic(90, sigma=0.02)
     posterior, images = expected(data, device)
     stats = sums(data, posterior, images)
     average = least_squares(data.grid, stats.num.sum(0), stats.den.sum(0))
     truth = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
-    zero, origin = torch.zeros(3, device=device), torch.zeros((3, 2), device=device)
-    first, second = (form(data.grid, v, zero, origin) for v in (average, truth))
+    first, second = (data.grid.from_harmonics(v) for v in (average, truth))
     cross = data.grid.inner(first, second)
     norm = data.grid.inner(first, first) * data.grid.inner(second, second)
     assert float((cross / norm.sqrt()).min()) > 0.96

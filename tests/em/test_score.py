@@ -51,13 +51,12 @@ def test_it_finds_class_rotation_and_shift(box, rings, jitter, device):
 @pytest.mark.parametrize("box", [32, 33])
 def test_it_finds_the_pose_of_the_exhaustive_search(box, device):
     data = synthetic(2, box=box, rings=7, num_classes=2, sigma=0.4)
-    images = data.weighted(device)
     classes, psi, shift = best(candidates_of(data, device))
     psis = np.arange(0, 2 * np.pi, np.pi / 18)
     shifts = [(x, y) for x in np.arange(-3.0, 3.1) for y in np.arange(-3.0, 3.1)]
     noise = np.full(7, data.sigma2)
     for i in range(2):
-        samples, ctf = images.rings[i].cpu().numpy(), images.ctf[i].cpu().numpy()
+        samples, ctf = data.observed(i)
         averages = data.averages.numpy()
         table = search(samples, ctf, 1.0, averages, data.grid, noise, psis, shifts)
         k, r, t = np.unravel_index(table.argmin(), table.shape)
@@ -79,7 +78,7 @@ def test_log_likelihood_is_minus_half_chi_squared(scaled, first_ring, device):
     assert len(found.loglik) == 6 * 3
     for i in range(len(found.loglik)):
         row, k = int(found.poses.particle[i]), int(found.poses.classes[i])
-        samples, ctf = images.rings[row].cpu().numpy(), images.ctf[row].cpu().numpy()
+        samples, ctf = data.observed(row)
         shift = found.poses.shift[i].tolist()
         model = ctf * seen(data.averages[k].numpy(), float(found.poses.psi[i]), shift, data.grid)
         alpha, empty = float(images.scale[row]), chi2(samples, 0 * model, noise)
@@ -103,13 +102,12 @@ def test_scores_and_posterior_columns_say_the_same(device):
 def test_astigmatism_hardly_matters_to_the_norm(device):
     # ring means of CTF^2 stand for the product with the rotated average
     data = synthetic(6, sigma=0.4, astigmatism=600.0)
-    found, images = candidates_of(data, device), data.weighted(device)
-    noise = np.full(12, data.sigma2)
+    found, noise = candidates_of(data, device), np.full(12, data.sigma2)
     for i in range(len(found.loglik)):
         row, k = int(found.poses.particle[i]), int(found.poses.classes[i])
         shift = found.poses.shift[i].tolist()
         model = seen(data.averages[k].numpy(), float(found.poses.psi[i]), shift, data.grid)
-        exact = chi2(0 * model, images.ctf[row].cpu().numpy() * model, noise)
+        exact = chi2(0 * model, data.observed(row)[1] * model, noise)
         assert float(found.slice_pow[i]) == pytest.approx(exact, rel=0.15)
 
 

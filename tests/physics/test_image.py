@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference import fourier, frequencies, picture, pictures, plane_sum, polar, seen, turn
+from reference import form, fourier, frequencies, picture, pictures, plane_sum, polar, seen, turn
 
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.physics.image import adjoint, aligned, form
+from cryo2d.physics.image import adjoint, aligned
 
 BOXES = [(40, 18), (41, 20)]
 PSI = torch.tensor([0.7, -2.0, 5.5, 0.0])
