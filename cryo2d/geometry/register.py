@@ -17,7 +17,7 @@ from cryo2d.geometry.transform import rotate_vector, rotation_phase, shift_phase
 
 FINE_STEPS = 4  # in a step of the shift grid
 FINE_TURNS = 8  # in a step of the rotation grid
-_PAIR_BYTES = 2e8
+_PAIR_BYTES = 5e7
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,27 @@ class Registrar:
 
         Args:
             harmonics: of the first images ``[k m s]``.
-            others: of the second ones ``[j m s]``; None for the same.
+            others: of the second ones ``[j m s]``; None for the same, of which each pair is
+                registered once: the pose of the other order is its inverse.
 
         Returns:
             ``[k j]``.
         """
-        others = harmonics if others is None else others
+        second = harmonics if others is None else others
         shifts = self._shifts(self.max_shift, self.step).to(harmonics.device)
         turns = 2 * self.grid.num_angles
-        per_image = len(shifts) * (2 * len(harmonics) * turns + 4 * harmonics[0].numel())
-        block = max(1, int(_PAIR_BYTES / (8 * per_image)))
-        columns = [
-            self._best(harmonics, others[start : start + block], shifts, turns)
-            for start in range(0, len(others), block)
-        ]
-        return _joined(columns, dim=1)
+        per_pair = 8 * len(shifts) * (turns + 2 * harmonics.shape[1])
+        wide = max(1, int(_PAIR_BYTES / (per_pair * len(harmonics))))
+        columns = []
+        for start in range(0, len(second), wide):
+            part = second[start : start + wide]
+            high = len(harmonics) if others is not None else start + len(part)
+            columns.append(self._best(harmonics[:high], part, shifts, turns))
+        if others is not None:
+            return _joined(columns, dim=1)
+        found = _joined([_with_rows(part, len(harmonics)) for part in columns], dim=1)
+        lower = torch.ones_like(found.mirrored).tril(-1)
+        return _where(lower, _transposed(inverse(found)), found)
 
     def refined(self, first: Tensor, second: Tensor, start: Registration) -> Registration:
         """Poses of given pairs ``[k]``, below the steps of the grid.
@@ -133,24 +139,77 @@ class Registrar:
         mirror: bool | None = None,
     ) -> Registration:
         """The best pose of every pair ``[a b]``."""
-        weighted = first.conj() * self._weight.to(first.device)
+        weighted = _by_parity(first * self._weight.to(first.device), dim=1).movedim(1, 0)
+        # rows for the real and for the imaginary part of the product with the conjugate
+        left = torch.view_as_real(torch.cat((weighted, 1j * weighted), dim=1)).flatten(2)
         found: Registration | None = None
         for mirrored in (False, True) if (self.mirror if mirror is None else mirror) else (False,):
             seen = second.conj() if mirrored else second
             rings = self.grid.from_harmonics(seen)[:, None] * shift_phase(self.grid, shifts)
-            moving = self.grid.harmonics(rings)  # [b t m s]
-            cross = torch.einsum("ams,btms->abtm", weighted, moving)
-            scores = torch.fft.fft(cross, n=turns, dim=-1).real.flatten(2)
-            best, at = scores.max(-1)
-            pose = Registration(
-                best,
-                (at % turns) * (2 * math.pi / turns),
-                shifts[at // turns],
-                torch.full_like(at, mirrored, dtype=torch.bool),
-            )
-            found = pose if found is None else _better(found, pose)
+            moving = _by_parity(self.grid.harmonics(rings), dim=2).movedim(2, 0)
+            right = torch.view_as_real(moving).flatten(3)  # [m b t 2s]
+            cross = torch.bmm(left, right.flatten(1, 2).mT)  # [m 2a bt]
+            cross = cross.unflatten(2, right.shape[1:3]).unflatten(1, (2, len(first)))
+            best, psi, at = _best_turn(cross, turns)
+            mirrors = torch.full_like(at, mirrored, dtype=torch.bool)
+            pose = Registration(best, psi, shifts[at], mirrors)
+            found = pose if found is None else _better(pose, found)
         assert found is not None
         return found
+
+
+def _by_parity(harmonics: Tensor, dim: int) -> Tensor:
+    """The even angular orders, then the odd ones."""
+    orders = torch.arange(harmonics.shape[dim], device=harmonics.device)
+    return harmonics.index_select(dim, torch.cat((orders[0::2], orders[1::2])))
+
+
+def _best_turn(cross: Tensor, turns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of ``turns`` rotations and of all shifts.
+
+    With the even angular orders E(psi) and the odd ones O(psi) = -O(psi + pi) of the correlation,
+    the better of psi and psi + pi has E + |O|.
+
+    Args:
+        cross: correlation by angular order, the even ones first, real and imaginary part
+            ``[m 2 a b t]``.
+        turns: rotations of the full circle, even.
+
+    Returns:
+        Correlation, rotation (radian) and number of the shift, ``[a b]`` each.
+    """
+    half, device = len(cross) // 2, cross.device
+    psi = 2.0 * math.pi / turns * torch.arange(turns // 2, device=device)
+    bases = [psi[:, None] * torch.arange(first, 2 * half, 2, device=device) for first in (0, 1)]
+    bases = [torch.stack((angle.cos(), angle.sin()), dim=-1).flatten(1) for angle in bases]
+
+    def parts(some: Tensor) -> list[Tensor]:
+        """Even and odd orders at the rotations ``[j ...]``."""
+        orders = (some[:half], some[half:])
+        return [
+            torch.mm(basis, part.flatten(0, 1).flatten(1)).unflatten(1, some.shape[2:])
+            for basis, part in zip(bases, orders, strict=True)
+        ]
+
+    even, odd = parts(cross)
+    best, shift = odd.abs_().add_(even).amax(0).max(-1)
+    even, odd = parts(cross.take_along_dim(shift[None, None, :, :, None], dim=-1)[..., 0])
+    turn = (even + odd.abs()).argmax(0)
+    opposite = odd.take_along_dim(turn[None], dim=0)[0] < 0
+    return best, psi[turn] + torch.where(opposite, math.pi, 0.0), shift
+
+
+def inverse(pose: Registration) -> Registration:
+    """The poses that take the first images into the frames of the second.
+
+    ``x = R(-psi) y - t``: the shift before the rotation is ``-R(psi) t``. With M the mirror,
+    ``x = M R(-psi) (y - R(psi) t) = R(psi) (M y - M R(psi) t)``.
+    """
+    psi = torch.where(pose.mirrored, pose.psi, -pose.psi)
+    shift = -rotate_vector(pose.shift, pose.psi)
+    sign = torch.where(pose.mirrored, -1.0, 1.0).to(shift)
+    shift = shift * torch.stack((sign, torch.ones_like(sign)), dim=-1)
+    return Registration(pose.correlation, psi, shift, pose.mirrored)
 
 
 def through(psi: Tensor, shift: Tensor, pose: Registration) -> tuple[Tensor, Tensor]:
@@ -171,13 +230,30 @@ def through(psi: Tensor, shift: Tensor, pose: Registration) -> tuple[Tensor, Ten
 
 
 def _better(one: Registration, two: Registration) -> Registration:
-    wins = two.correlation > one.correlation
+    return _where(one.correlation > two.correlation, one, two)
+
+
+def _where(at: Tensor, one: Registration, two: Registration) -> Registration:
+    """The poses of the first where ``at`` is true."""
     return Registration(
-        torch.where(wins, two.correlation, one.correlation),
-        torch.where(wins, two.psi, one.psi),
-        torch.where(wins[..., None], two.shift, one.shift),
-        torch.where(wins, two.mirrored, one.mirrored),
+        torch.where(at, one.correlation, two.correlation),
+        torch.where(at, one.psi, two.psi),
+        torch.where(at[..., None], one.shift, two.shift),
+        torch.where(at, one.mirrored, two.mirrored),
     )
+
+
+def _with_rows(pose: Registration, count: int) -> Registration:
+    """Poses of pairs ``[a b]`` with further rows, that say nothing, up to ``count``."""
+    values = (getattr(pose, f.name) for f in fields(pose))
+    return Registration(
+        *(torch.cat((v, v.new_zeros((count - len(v), *v.shape[1:])))) for v in values)
+    )
+
+
+def _transposed(pose: Registration) -> Registration:
+    """Poses of pairs ``[a b]`` as ``[b a]``."""
+    return Registration(*(getattr(pose, f.name).transpose(0, 1) for f in fields(pose)))
 
 
 def _joined(parts: list[Registration], dim: int) -> Registration:

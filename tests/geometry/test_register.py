@@ -7,7 +7,7 @@ import torch
 from reference import picture, pictures
 
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.geometry.register import Registrar, through
+from cryo2d.geometry.register import Registrar, inverse, through
 from cryo2d.geometry.shells import ring_power
 
 BOX = 32
@@ -71,6 +71,37 @@ def test_the_correlation_is_symmetric_and_1_with_itself():
     assert torch.allclose(found.correlation, found.correlation.T, atol=0.02)
     off = found.correlation[~torch.eye(4, dtype=torch.bool)]
     assert (off < 0.95).all()
+
+
+def test_pairs_are_registered_as_each_against_all():
+    images = torch.stack([seen(k, 0.7 * k, (k, -1), mirror=k == 2) for k in range(4)])
+    images = torch.cat([images, images + 0.2 * pictures(BOX)[[1, 2, 3, 0]]])
+    tool = registrar()
+    described = tool.describe(images)
+    once, both = tool.all_pairs(described), tool.all_pairs(described, described)
+    upper = torch.ones((8, 8), dtype=torch.bool).triu()
+    for name in ("correlation", "psi", "shift", "mirrored"):
+        one, other = getattr(once, name)[upper], getattr(both, name)[upper]
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    torch.testing.assert_close(once.correlation, once.correlation.T)
+    # the pose of the other order is as good, but for the steps of the grid
+    back = [tool.moved(described[a : a + 1], once[b : b + 1, a]) for a, b in ((1, 6), (6, 1))]
+    weight = tool.grid.harmonic_weights()[:, None] * tool.grid.ring_weights
+    for moved, to, wanted in zip(back, (6, 1), once.correlation[[1, 6], [6, 1]], strict=True):
+        found = ((described[to].conj() * moved[0]).real * weight).sum()
+        assert abs(float(found - wanted)) < 0.03
+
+
+def test_an_inverse_pose_takes_the_first_back():
+    images = torch.stack([seen(0, 0.4, (1, 2)), seen(0, 2.0, (-1, 0.5), mirror=True)])
+    tool = registrar()
+    described = tool.describe(images)
+    for other in (0, 1):
+        near = tool.all_pairs(described[:1], described[other : other + 1])[0]
+        pose = tool.refined(described[:1], described[other : other + 1], near)
+        again = tool.moved(tool.moved(described[other : other + 1], pose), inverse(pose))
+        scale = float(described.abs().max())
+        torch.testing.assert_close(again, described[other : other + 1], atol=0.02 * scale, rtol=0)
 
 
 def test_an_empty_image_is_like_nothing():
