@@ -91,6 +91,7 @@ def finished_run(folder: Path, *, micrographs: tuple[str, ...] = ("a.mrc", "b.mr
             "resolution": np.array(RESOLUTION),
             "ess": np.array([1.0, 1.1, 1.9, 1.3, 2.5, np.nan]),
             "posterior": np.array([0.95, 0.9, 0.5, 0.8, 0.4, np.nan]),
+            "superclass": np.array([1, 2, 3, 4, 1, 0]),
         },
         Rings(np.linspace(1, 0, len(frequency)) * np.ones((CLASSES, 1)), frequency),
         iteration=5,

@@ -26,6 +26,9 @@ HIGH_IS_WORSE: Mapping[str, bool] = {
     "class_count": False,
     "stability": False,
     "class_resolution": True,
+    "class_score": False,
+    "class_stability": False,
+    "class_outlier": True,
     "astigmatism": True,
     "rlnCtfMaxResolution": True,
     "rlnCtfFigureOfMerit": False,
@@ -46,17 +49,20 @@ class Quantities(Mapping[str, np.ndarray]):
 
     Beside those of the classification (lengths in Angstrom, angles in degrees) every column of the
     input that holds one number per particle has its own name, with ``_`` for what a name may not
-    have: ``rlnCtfMaxResolution``, ``pick_stats_ncc_score``.
+    have: ``rlnCtfMaxResolution``, ``pick_stats_ncc_score``. Numbers of a particle's class begin
+    with ``class_``: ``class_resolution``, ``class_superclass``.
 
     Args:
         table: the particles.
-        resolution: of each class ``[k]`` (Angstrom), or None.
+        classes: what is known of the classes, ``[k]`` each; words are left out.
     """
 
-    def __init__(self, table: ParticleTable, resolution: np.ndarray | None = None) -> None:
+    def __init__(
+        self, table: ParticleTable, classes: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self._table = table
         self._found = table.alignment or AlignmentColumns()
-        self._resolution = resolution
+        self._classes = classes or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return np.asarray(self._makers[name](), dtype=np.float64)
@@ -90,15 +96,21 @@ class Quantities(Mapping[str, np.ndarray]):
             makers["psi"] = lambda: np.degrees(psi) % 360
         if index is not None:
             makers["class"] = lambda: index + 1
-            makers["class_count"] = lambda: np.bincount(index)[index]
-            if self._resolution is not None:
-                resolution = self._resolution
-                makers["class_resolution"] = lambda: resolution[index]
+            makers |= self._of_classes(index) | {"class_count": lambda: np.bincount(index)[index]}
             if found.error is not None:
                 makers["error_in_class"] = self._error_in_class
         if all(v is not None for v in (found.cross_cor, found.slice_pow, found.image_pow)):
             makers["correlation"] = self._correlation
         return makers
+
+    def _of_classes(self, index: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
+        """Numbers of the classes that no quantity of the particles has the name of."""
+        own = {"class_posterior", "class_ess"}
+        return {
+            f"class_{name}": lambda values=values: _of_row(values, index)  # type: ignore[misc]
+            for name, values in self._classes.items()
+            if values.dtype.kind in "uif" and f"class_{name}" not in own
+        }
 
     def _error_in_class(self) -> np.ndarray:
         """Error as a robust z-score among the particles of the same class.
@@ -146,6 +158,12 @@ class Quantities(Mapping[str, np.ndarray]):
                 elif kind == "S" and name != field and _is_number(array[field][:1]):
                     makers[_name(name)] = lambda field=field: _numbers(array[field])  # type: ignore[misc]
         return makers
+
+
+def _of_row(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Value of each row ``[n]``; nan for a row that there is not."""
+    known = np.append(values.astype(np.float64), np.nan)
+    return known[np.clip(index, -1, len(values))]
 
 
 def _of_ctf(ctf: CtfColumns) -> dict[str, Callable[[], np.ndarray]]:

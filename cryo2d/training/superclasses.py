@@ -14,6 +14,7 @@ from cryo2d.physics.mask import circular_mask
 
 MASK_EDGE = 1.2
 FINEST = 15.0  # detail beyond this does not decide what looks alike (Angstrom)
+STEP = FINEST / 4  # of the shifts that are tried (Angstrom)
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,11 @@ class Grouping:
     @torch.no_grad()
     def __call__(self, images: np.ndarray, count: np.ndarray, pixel_size: float) -> Superclasses:
         """Superclasses of averages ``[k y x]`` of so many particles ``[k]``."""
-        box = images.shape[-1]
         averages = torch.from_numpy(np.array(images, dtype=np.float32))
-        rings = int(max(4, min(box // 2, box * pixel_size / FINEST)))
-        grid = PolarGrid(box, rings)
-        registrar = Registrar(grid, max(1.0, self.max_shift / pixel_size), mirror=self.mirror)
-        described = sharpened(registrar, averages * self._mask(box, pixel_size))
+        registrar = self._registrar(images.shape[-1], pixel_size)
+        grid, described = registrar.grid, self._described(registrar, averages, pixel_size)
         found = registrar.all_pairs(described)
-        correlation = torch.maximum(found.correlation, found.correlation.T).double().numpy()
+        correlation = found.correlation.double().numpy()
         label = self._labels(correlation, count)
         groups = range(label.max() + 1)
         representative = np.array(
@@ -82,6 +80,23 @@ class Grouping:
         plain = grid.harmonics(grid.sample(averages))
         moved = grid.synthesize(grid.from_harmonics(registrar.moved(plain, pose)))
         return Superclasses(label, representative, correlation, pose, moved.numpy())
+
+    @torch.no_grad()
+    def labels(self, images: np.ndarray, count: np.ndarray, pixel_size: float) -> np.ndarray:
+        """Superclass of each class ``[k]`` as the whole has it, the largest is 0; -1 for none."""
+        averages = torch.from_numpy(np.array(images, dtype=np.float32))
+        registrar = self._registrar(images.shape[-1], pixel_size)
+        found = registrar.all_pairs(self._described(registrar, averages, pixel_size))
+        return self._labels(found.correlation.double().numpy(), count)
+
+    def _registrar(self, box: int, pixel_size: float) -> Registrar:
+        grid = PolarGrid(box, int(max(4, min(box // 2, box * pixel_size / FINEST))))
+        step = max(1.0, STEP / pixel_size)
+        return Registrar(grid, max(step, self.max_shift / pixel_size), self.mirror, step)
+
+    def _described(self, registrar: Registrar, averages: Tensor, pixel_size: float) -> Tensor:
+        """Harmonics of what is compared of the averages ``[k m s]``."""
+        return sharpened(registrar, averages * self._mask(averages.shape[-1], pixel_size))
 
     def _mask(self, box: int, pixel_size: float) -> Tensor:
         if self.mask_diameter is None:

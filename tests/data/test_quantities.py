@@ -20,11 +20,18 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["star", "cs"])
 def test_both_formats_have_the_same_quantities(folder, kind):
     table, _ = read_particles(folder / f"particles.{kind}")
-    found = Quantities(table, resolution=np.array([5.0, 6.0, 7.0]))
+    classes = {"resolution": np.array([5.0, 6.0, 7.0]), "superclass": np.array([1, 2])}
+    words = {"ess": np.full(3, 9.0), "reason": np.array([b"a", b"b", b"c"])}
+    found = Quantities(table, classes | words)
     index = table.alignment.class_index
     assert np.array_equal(found["class"], index + 1)
     assert np.array_equal(found["class_count"], np.full(30, 10))
     assert np.array_equal(found["class_resolution"], 5.0 + index)
+    # there are but two superclasses, and the particles have an ESS of their own
+    wanted = np.choose(index, [1, 2, np.nan])
+    assert np.array_equal(found["class_superclass"], wanted, equal_nan=True)
+    assert (found["class_ess"] < 9).all()
+    assert "class_reason" not in found
     assert np.allclose(found["shift"], np.hypot(found["shift_x"], found["shift_y"]))
     assert np.allclose(np.sin(np.radians(found["psi"])), np.sin(table.alignment.psi))
     assert (np.abs(found["correlation"]) <= 1).all()

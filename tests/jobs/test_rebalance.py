@@ -16,7 +16,7 @@ from cryo2d.io.averages import ClassAverages, read_class_averages, write_class_a
 from cryo2d.io.particles import read_particles
 from cryo2d.jobs import reconstruct
 from cryo2d.jobs.rebalance import run
-from cryo2d.training.superclasses import balanced_sizes, chosen
+from cryo2d.training.superclasses import Grouping, balanced_sizes, chosen
 
 BOX, COUNT = 40, 160
 TURN, SHIFT = 1.1, np.array([1.5, -2.0])
@@ -93,6 +93,17 @@ def test_copies_fall_together_and_factor_0_keeps_all(source, tmp_path):
     assert {"superclasses.png", "sizes.png", "report.html", "class_averages.mrcs"} <= set(
         json.loads((out / "manifest.json").read_text())["files"]
     )
+
+
+def test_labels_are_those_of_the_whole(source):
+    averages = read_class_averages(source)
+    arguments = (averages.images, averages.columns["count"], averages.pixel_size)
+    assert Grouping().labels(*arguments).tolist() == [0, 1, 0, 0, -1]
+    for grouping in (Grouping(), Grouping(mirror=False, min_correlation=0.93), Grouping(number=1)):
+        found = grouping(*arguments)
+        assert found.label.tolist() == grouping.labels(*arguments).tolist()
+    nothing = np.zeros(5, dtype=int)
+    assert Grouping().labels(averages.images, nothing, PIXEL).tolist() == [-1] * 5
 
 
 def test_members_are_in_register(source, tmp_path):

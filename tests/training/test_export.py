@@ -17,6 +17,7 @@ from cryo2d.ranking.ranker import read_ranker
 from cryo2d.training.callbacks.export import Export, given_settings
 from cryo2d.training.callbacks.metrics import Metrics
 from cryo2d.training.objectives import OBJECTIVES
+from cryo2d.training.superclasses import Grouping
 
 PARTICLES, UNUSABLE = 120, 4
 
@@ -75,6 +76,24 @@ def test_a_ranker_scores_the_classes(finished: tuple[Path, StackData], tmp_path:
     assert heights[0] > heights[1]
     assert "score" not in read_class_averages(folder).columns
     assert "against it" not in (folder / "report.html").read_text()
+
+
+def test_classes_of_one_view_have_one_superclass(finished: tuple[Path, StackData], tmp_path: Path):
+    folder, data = finished
+    grouping = Grouping(number=3)
+    _finish(tmp_path, data, superclasses=grouping, remove_duplicates=False)
+    written = read_class_averages(tmp_path)
+    found, count = written.columns["superclass"], written.columns["count"]
+    assert set(found[:-1]) == {1, 2, 3}
+    assert found[-1] == 0
+    assert (grouping.labels(written.images, count, 3.0) + 1 == found).all()
+    cs = Dataset.load(tmp_path / "class_averages.cs")
+    np.testing.assert_array_equal(cs["cryo2d/superclass"], found)
+    page = (tmp_path / "report.html").read_text()
+    assert 'title="classes of one number show one view' in page
+    assert "<b>3</b><span>views (superclasses)</span>" in page
+    assert "superclass" not in read_class_averages(folder).columns
+    assert "superclass" not in (folder / "report.html").read_text()
 
 
 def test_every_file_is_there_and_as_the_manifest_says(finished: tuple[Path, StackData]):

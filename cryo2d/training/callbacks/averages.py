@@ -39,6 +39,8 @@ def class_averages(
         "ess": table.ess,
         "posterior": table.posterior,
         **({} if table.outlier is None else {"outlier": table.outlier}),
+        # from 1 as the classes, 0 for an empty one
+        **({} if table.superclass is None else {"superclass": table.superclass + 1}),
     }
     rings = Rings(summary.frc.double().numpy(), summary.frequency.double().numpy())
     images = summary.averages.float().numpy()

@@ -29,6 +29,7 @@ from cryo2d.training.drawing.tracks import read_tracks
 from cryo2d.training.loggers import log_classes, log_files, log_image
 from cryo2d.training.manifest import versions, write_manifest
 from cryo2d.training.objectives import OBJECTIVES
+from cryo2d.training.superclasses import Grouping
 from cryo2d.types import Assignments, IterationSummary
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Export(Callback):
         mask_diameter: float | None = None,
         seed: int | None = None,
         ranker: Callable[[ClassAverages], Scores] | None = None,
+        superclasses: Grouping | None = None,
     ) -> None:
         """Set what is done after the last iteration.
 
@@ -79,6 +81,7 @@ class Export(Callback):
             mask_diameter: circle in which contrast and similarity are measured (Angstrom).
             seed: of the run, for the manifest.
             ranker: scores the classes; None for no scores.
+            superclasses: says which classes show the same view; None for no superclasses.
 
         Raises:
             ValueError: an order that does not exist.
@@ -90,7 +93,7 @@ class Export(Callback):
         self.plot_order = plot_order
         self.mask_diameter = mask_diameter
         self.seed = seed
-        self.ranker = ranker
+        self.ranker, self.superclasses = ranker, superclasses
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write everything; the manifest comes last."""
@@ -108,6 +111,7 @@ class Export(Callback):
         (folder / "manifest.json").unlink(missing_ok=True)
         outcome = self._settled(data, found, run.halves.cpu().numpy(), folder)
         table = ClassTable.of_members(summary, found, outcome.keep)
+        table = self._grouped(summary, table, run.pixel_size)
         averages, table = self._ranked(class_averages(summary, table, run.pixel_size), table)
         gallery = Gallery(
             summary=summary,
@@ -150,6 +154,15 @@ class Export(Callback):
         for note in outcome.notes:
             log.warning(note)
         return outcome
+
+    def _grouped(
+        self, summary: IterationSummary, table: ClassTable, pixel_size: float
+    ) -> ClassTable:
+        """The table with the superclasses, if classes are compared."""
+        if self.superclasses is None:
+            return table
+        images = summary.averages.float().numpy()
+        return replace(table, superclass=self.superclasses.labels(images, table.count, pixel_size))
 
     def _ranked(
         self, averages: ClassAverages, table: ClassTable
@@ -251,9 +264,11 @@ def headline(gallery: Gallery, counts: Counts) -> dict[str, str]:
     table, summary = gallery.table, gallery.summary
     resolution = table.resolution[~table.empty & np.isfinite(table.resolution)]
     seconds = sum(row["seconds"] for row in gallery.history)
+    views = table.superclass
     return {
         "particles": f"{counts.classified:,}",
         "classes in use": f"{(~table.empty).sum()} of {len(table)}",
+        **({} if views is None else {"views (superclasses)": str(views.max(initial=-1) + 1)}),
         "effective classes": f"{summary.effective_classes:.1f}",
         "median resolution": _angstrom(np.median(resolution) if len(resolution) else np.nan),
         "best resolution": _angstrom(resolution.min(initial=np.inf)),

@@ -20,6 +20,8 @@ class ClassTable:
         outlier: mean outlier measure of the members, or None where it was not taken.
         score: 0 (bad) to 1 (good), or None where classes are not ranked.
         reason: what speaks against each class; empty without scores.
+        superclass: classes with the same number show the same view, the largest one is 0; -1 for
+            an empty class. None where they were not compared.
 
     All but the count are nan for an empty class.
     """
@@ -32,6 +34,7 @@ class ClassTable:
     outlier: np.ndarray | None = None
     score: np.ndarray | None = None
     reason: tuple[str, ...] = ()
+    superclass: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.count)
@@ -117,7 +120,10 @@ class ClassTable:
             lines.append(f"  ... {len(rest)} more classes, {self.count[rest].sum():,} particles")
         lines.append("-" * len(head))
         used = int((~self.empty).sum())
-        lines.append(f"{'sum':>5} {self.count.sum():>10,}   {used} of {len(self)} classes in use")
+        views = "" if self.superclass is None else f", {self.superclass.max(initial=-1) + 1} views"
+        lines.append(
+            f"{'sum':>5} {self.count.sum():>10,}   {used} of {len(self)} classes in use{views}"
+        )
         return "\n".join(lines)
 
 

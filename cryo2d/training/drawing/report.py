@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 
 import numpy as np
@@ -24,6 +24,14 @@ CLASS_LABELS = (
     "mean posterior",
 )
 SCORE_LABELS = ("score", "against it")
+SUPERCLASS = "superclass"
+HINTS = {
+    "mean ESS": "effective number of classes of a particle: 1 is certain",
+    "mean posterior": "of the particles in their class",
+    "score": "chance of a good class, by what its average looks like",
+    SUPERCLASS: "classes of one number show one view, turned, shifted or mirrored",
+}
+"""What a column is, where its label is too short for it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class Table:
         rows: from top to bottom.
         pictures: whether a picture stands in front of each row.
         early: whether it stands above the pictures of the page.
+        hints: tool tip of some of the labels.
     """
 
     heading: str
@@ -102,6 +111,7 @@ class Table:
     rows: Sequence[Row]
     pictures: bool = False
     early: bool = False
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,11 +205,14 @@ def class_table(
             cell(table.ess[k], 2),
             cell(table.posterior[k], 3),
         ]
+        if table.superclass is not None:
+            cells.append(cell(np.nan if empty else int(table.superclass[k]) + 1))
         if table.score is not None:
             cells += [cell(table.score[k], 2), (table.reason[k], table.reason[k])]
         rows.append(Row(cells, b"" if empty else thumbnail(levels[k]), empty))
-    labels = CLASS_LABELS if table.score is None else (*CLASS_LABELS, *SCORE_LABELS)
-    return Table("Table of classes", labels, rows, pictures=True)
+    labels = CLASS_LABELS if table.superclass is None else (*CLASS_LABELS, SUPERCLASS)
+    labels = labels if table.score is None else (*labels, *SCORE_LABELS)
+    return Table("Table of classes", labels, rows, pictures=True, hints=HINTS)
 
 
 def cell(value: float | int, digits: int = 0) -> tuple[str, str]:

@@ -163,6 +163,27 @@ def test_a_class_looked_at_closely(page):
     assert not page.run("document.getElementById('zoom').open")
 
 
+def test_classes_of_one_view_are_shown_and_chosen_together(page):
+    views = "[...document.querySelectorAll('#menu button')].filter(b => /view/.test(b.textContent))"
+    page.click(tile(2), button="right")
+    assert page.run(f"{views}.length") == 0
+    page.press("Escape")
+    page.click(tile(5), button="right")
+    assert page.run(f"{views}[0].textContent") == "Select all 2 classes of its view"
+    assert page.run(f"{views}[0].title") == "#1, #5"
+    page.run(f"{views}[0].click()")
+    assert selected(page) == [1, 5]
+    page.run("document.getElementById('sort').value = 'superclass'")
+    page.run("document.getElementById('sort').dispatchEvent(new Event('change'))")
+    assert shown(page) == [1, 5, 2, 3, 4, 6]
+    page.click(tile(1), count=2)
+    assert text(page, "zoom-alike") == "The same view: #5."
+    page.press("ArrowRight")
+    page.press("ArrowRight")
+    assert text(page, "zoom-alike") == ""
+    page.press("Escape")
+
+
 def test_scores_and_their_reasons_are_shown(page, fresh):
     run = fresh.session.view().run
     for number in (1, 3):

@@ -216,5 +216,5 @@ export class Grid extends EventTarget {
 
 export function orders(classes) {
   const known = MEASURES.filter(measure => classes.some(entry => entry[measure.name] != null));
-  return [...known, ...EXTRA_ORDERS];
+  return [...known, ...EXTRA_ORDERS.filter(({ name }) => classes.some(entry => name in entry))];
 }

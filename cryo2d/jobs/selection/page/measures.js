@@ -9,11 +9,13 @@ export const MEASURES = [
   { name: "ess", label: "ESS", unit: "", better: -1, text: digits(2) },
   { name: "score", label: "score", unit: "", better: 1, text: digits(2) },
   { name: "posterior", label: "posterior", unit: "", better: 1, text: digits(2) },
+  { name: "stability", label: "stability", unit: "", better: 1, text: digits(2) },
 ];
 
 export const EXTRA_ORDERS = [
   { name: "class", label: "class number", better: -1 },
   { name: "similarity", label: "similarity", better: -1 },
+  { name: "superclass", label: "superclass", better: -1 },
 ];
 
 export function written(measure, value) {
@@ -38,6 +40,13 @@ export function reaches(measure, entry, value) {
 export function reasoned(entry) {
   if (entry.score == null) return "";
   return `Score ${entry.score.toFixed(2)}${entry.reason ? `: ${entry.reason}` : ""}`;
+}
+
+// Numbers of the classes that show the same view as this one, itself among them.
+export function alike(entry, classes) {
+  if (!entry.superclass) return [];
+  const same = classes.filter(other => other.superclass === entry.superclass);
+  return same.map(other => other.class);
 }
 
 export function plural(count, noun) {

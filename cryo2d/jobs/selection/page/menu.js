@@ -1,6 +1,6 @@
 // The menu of a class: everything better or worse than it, by any measure.
 
-import { MEASURES, plural, reaches, written } from "./measures.js";
+import { alike, MEASURES, plural, reaches, written } from "./measures.js";
 
 export class Menu {
   constructor(node, choice) {
@@ -17,6 +17,12 @@ export class Menu {
     const selected = this.choice.has(entry.class);
     this.#item(this.node, selected ? "Deselect" : "Select", () => this.choice.toggle(entry.class));
     this.#item(this.node, "Look at its particles", look);
+    const same = alike(entry, classes);
+    if (same.length > 1) {
+      const names = same.map(number => `#${number}`).join(", ");
+      this.#item(this.node, `Select all ${same.length} classes of its view`,
+                 () => this.choice.add(same)).title = names;
+    }
     const known = MEASURES.filter(measure => entry[measure.name] != null);
     for (const [verb, act] of [["Select", "add"], ["Deselect", "remove"]]) {
       for (const [word, better] of [["better", true], ["worse", false]]) {

@@ -26,6 +26,8 @@ function entries({ measures, similarity, reasons }) {
     const entry = { similarity: similarity[k], reason: reasons[k] };
     for (const [name, values] of Object.entries(measures)) entry[name] = values[k];
     entry.count ??= 0;
+    // an empty class shows no view
+    if (entry.superclass === 0) entry.superclass = null;
     return entry;
   });
 }

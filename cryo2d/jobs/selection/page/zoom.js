@@ -1,7 +1,7 @@
 // One class looked at closely: average, particles, ring correlation, picks.
 
 import { drawFrc, drawPicks, drawScale } from "./curves.js";
-import { MEASURES, plural, reasoned, written } from "./measures.js";
+import { alike, MEASURES, plural, reasoned, written } from "./measures.js";
 
 const LINE = 12;
 
@@ -50,7 +50,10 @@ export class Zoom {
       value.textContent = written(measure, entry[measure.name]);
       return [name, value];
     });
+    const others = alike(entry, data.classes).filter(other => other !== number);
     this.#part("zoom-facts").replaceChildren(...facts);
+    this.#part("zoom-alike").textContent =
+      others.length ? `The same view: ${others.map(other => `#${other}`).join(", ")}.` : "";
     this.#part("zoom-reason").textContent = reasoned(entry);
     this.#mark();
     this.#load(number);
