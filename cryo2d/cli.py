@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from argparse import Namespace
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -32,7 +33,7 @@ from cryo2d.io.atomic import clear_parts
 from cryo2d.jobs import external, handbook, overrides, record, settings, settings_file, sweep
 from cryo2d.jobs.apart import KilledError, apart
 from cryo2d.jobs.handbook import DEFAULT_JOB, config_dir
-from cryo2d.jobs.lock import locked
+from cryo2d.jobs.lock import held, locked
 
 EXIT_INPUT, EXIT_ENVIRONMENT, EXIT_INTERNAL = 2, 3, 4
 EXIT_INTERRUPT, EXIT_TERMINATED = 130, 143
@@ -71,8 +72,10 @@ def main() -> NoReturn:
 def _main() -> NoReturn:
     """Run the command line and exit."""
     try:
-        job = _prepare()
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=job)(perform)()
+        with ExitStack() as locks:
+            job = _prepare(locks)
+            work = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=job)
+            work(perform)()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPT)
     except SystemExit as stop:
@@ -117,7 +120,7 @@ def _perform(cfg: DictConfig, job: str, run_dir: Path) -> float | None:
         settings.check(job, cfg)
         if context.mode == RunMode.MULTIRUN:
             sweep.share_particles(cfg, Path(context.sweep.dir))
-        with locked(run_dir):
+        with nullcontext() if held(run_dir) else locked(run_dir):
             _begin(job, cfg, run_dir)
             return importlib.import_module(f"cryo2d.jobs.{job}").run(cfg, run_dir)
     except (SystemExit, KeyboardInterrupt):
@@ -144,10 +147,13 @@ def _begin(job: str, cfg: DictConfig, run_dir: Path) -> None:
         record.begin(run_dir, job, HydraConfig.get().overrides.task)
 
 
-def _prepare() -> str:
+def _prepare(locks: ExitStack) -> str:
     """Take the job out of ``sys.argv``, check the rest, and leave there what Hydra reads.
 
     ``--config-name`` names the job for processes that Lightning starts with the same arguments.
+
+    Args:
+        locks: keeps others out of the folder of the run, if it was named.
 
     Returns:
         The job.
@@ -189,18 +195,34 @@ def _prepare() -> str:
             multirun=args.multirun or "hydra.mode=MULTIRUN" in typed,
             names_only=bool(args.cfg or args.info),
         )
+    given, multirun = list(typed), args.multirun or "hydra.mode=MULTIRUN" in typed
     if settings_file.RESUME in settings.SETTINGS[job] and not args.multirun:
         typed += settings_file.in_place(typed)
+    if not (args.cfg or args.info or args.hydra_help or args.shell_completion):
+        _enter(overrides.named_folder(typed, multirun=multirun), job, given, locks)
     name = [] if args.config_name else ["--config-name", job]
     sys.argv[1:] = [*typed, *name, *flags]
     return job
+
+
+def _enter(folder: Path | None, job: str, typed: list[str], locks: ExitStack) -> None:
+    """Keep others out of a folder before Hydra writes to it: two programs may begin at once.
+
+    Raises:
+        InputError: if another program is at work there, or was since the settings were checked.
+    """
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    locks.enter_context(locked(folder))
+    overrides.check_folder(job, typed)
 
 
 def _parsed() -> Namespace:
     """Flags and overrides of ``sys.argv``, as Hydra reads them.
 
     Raises:
-        InputError: for a flag that does not exist.
+        InputError: for a flag that does not exist, or two that exclude each other.
     """
     parser = get_args_parser()
     parser.prog = "cryo2d"
@@ -209,7 +231,13 @@ def _parsed() -> Namespace:
         raise InputError([overrides.flag_problem(message)])
 
     parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_intermixed_args(sys.argv[1:])
+    args = parser.parse_intermixed_args(sys.argv[1:])
+    alone = ("run", "multirun", "cfg", "info", "shell_completion")
+    asked = [f"--{name.replace('_', '-')}" for name in alone if getattr(args, name)]
+    if len(asked) > 1:
+        found, action = " and ".join(asked), "leave the others out"
+        raise InputError([Problem(settings.COMMAND_LINE, found, "one of them", action)])
+    return args
 
 
 def _check_job(job: str) -> None:

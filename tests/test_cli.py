@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from cryo2d import __version__, cli
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.jobs import handbook
 from cryo2d.jobs.apart import apart
+from cryo2d.jobs.lock import held, locked
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -78,6 +80,43 @@ def test_every_run_has_its_own_folder(command, tmp_path):
     for _ in range(3):
         assert command()[0] == 0
     assert len(list((tmp_path / "outputs" / "classify").iterdir())) == 3
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_who_comes_second_into_a_folder_leaves_nothing_there(command, tmp_path, kind):
+    folder, flags = tmp_path / "named", ["-m"] if kind == "sweep" else []
+    folder.mkdir()
+    words = [*flags, f"hydra.{kind}.dir={folder}"]
+    with locked(folder):
+        # the other has begun, and written nothing yet by which it could be known
+        code, _, err = command(*words)
+        assert code == 2
+        assert "in use by process" in err
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        assert command(words[-1], "--cfg", "job")[0] == 0
+    assert command(*words, "model.icuf=3")[0] == 0
+    assert not held(folder)
+    code, _, err = command(*words)
+    assert code == 2
+    assert "the folder of a run" in err
+
+
+def test_a_folder_that_another_has_used_meanwhile_is_left_as_it_is(command, tmp_path, monkeypatch):
+    folder = tmp_path / "named"
+
+    @contextmanager
+    def late(path: Path) -> Iterator[None]:
+        # the other has ended between the check and the lock
+        (path / ".hydra").mkdir()
+        (path / ".hydra" / "overrides.yaml").write_text("- model.icuf=3\n")
+        (path / "config.yaml").touch()
+        yield
+
+    monkeypatch.setattr(cli, "locked", late)
+    code, _, err = command(f"hydra.run.dir={folder}", "model.icuf=4")
+    assert code == 2
+    assert "the folder of a run" in err
+    assert (folder / ".hydra" / "overrides.yaml").read_text() == "- model.icuf=3\n"
 
 
 @pytest.mark.parametrize(
@@ -281,6 +320,7 @@ def test_settings_are_listed(command):
         (["--num_classes", "50"], "without dashes: model.num_classes=VALUE"),
         (["--model.icuf=3"], "without dashes: model.icuf=3"),
         (["model.icuf", "=", "3"], "model.icuf=VALUE, without spaces"),
+        (["-m", "--cfg", "job"], "found --multirun and --cfg; expected one of them"),
     ],
 )
 def test_habits_from_other_programs_are_told_apart(command, argv, says):

@@ -17,6 +17,8 @@ TAKEN = (errno.EACCES, errno.EAGAIN)
 
 log = logging.getLogger(__name__)
 
+_held: list[Path] = []
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -47,4 +49,13 @@ def locked(folder: Path) -> Iterator[None]:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
         file.flush()
-        yield
+        _held.append(folder.resolve())
+        try:
+            yield
+        finally:
+            _held.remove(folder.resolve())
+
+
+def held(folder: Path) -> bool:
+    """Whether this program keeps others out of a folder."""
+    return folder.resolve() in _held

@@ -268,6 +268,28 @@ def _folder_problems(override: Override) -> Iterator[Problem]:
         )
 
 
+def named_folder(typed: Sequence[str], *, multirun: bool) -> Path | None:
+    """The folder that a run or a sweep was told to write to; None where it gets its own."""
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    named = [one for one in _parse(typed)[0] if one.key_or_group == key]
+    if not named or named[-1].is_delete():
+        return None
+    folder = named[-1].value()
+    return Path(folder) if isinstance(folder, str) and "${" not in folder else None
+
+
+def check_folder(job: str, typed: Sequence[str]) -> None:
+    """Refuse the folder of another run: part of :func:`check`, for who has waited since.
+
+    Raises:
+        InputError: if a run has used the folder that this one was told to write to.
+    """
+    overrides = [] if job in CONTINUED else _parse(typed)[0]
+    problems = [problem for one in overrides for problem in _folder_problems(one)]
+    if problems:
+        raise InputError(problems)
+
+
 def _combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
     """Command lines without sweeps that have, together, every value of every sweep."""
     sweeps = [
