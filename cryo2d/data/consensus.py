@@ -4,9 +4,15 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import squareform
 
 from cryo2d.io.particles import ParticleTable
+
+COMPARED = 5000  # particles that are compared pair by pair; the others follow them
+ROUNDS = 10  # in which particles go to the class that they are with most
+AT_ONCE = 1 << 24  # numbers of a block of particles and classes
 
 
 def shared_rows(tables: Sequence[ParticleTable]) -> list[np.ndarray]:
@@ -65,11 +71,12 @@ def matched(counts: np.ndarray) -> np.ndarray:
 
 
 def stability(first: np.ndarray, others: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """How far the members of a class stay together in other classifications.
+    """How far the members of a class stay together, and among themselves, in classifications.
 
-    For a particle: the part of the other members of its class that are with it in another
-    classification too, mean over those. For a class: the mean over its members, which is the part
-    of all its pairs that stay together.
+    With A the other members of a particle's class and B those that are with it in another
+    classification: the overlap 2 |A and B| / (|A| + |B|) (Dice 1945), mean over those. For a class:
+    the mean over its members. A class that others have in two halves, or joined to one of its size,
+    is stable by 2/3; one whose members go anywhere by little.
 
     Args:
         first: class of each particle ``[n]``.
@@ -82,10 +89,74 @@ def stability(first: np.ndarray, others: Sequence[np.ndarray]) -> tuple[np.ndarr
     partners = np.where(size > 1, size - 1, np.nan)[first]
     found = np.zeros(len(first))
     for other in others:
-        counts = contingency(first, other)
-        found += (counts[first, other] - 1) / partners / len(others)
+        both = contingency(first, other)[first, other] - 1
+        found += 2 * both / (partners + np.bincount(other)[other] - 1) / len(others)
     total = np.bincount(first, weights=found, minlength=len(size))
     return found, total / np.where(size > 1, size, np.nan)
+
+
+def consensus(labels: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Classes of the particles that several classifications keep together.
+
+    Average linkage on the part of the classifications in which two particles share a class
+    (evidence accumulation, Fred & Jain 2005), of some particles where there are many. Then each
+    goes to the class with whose members it is most often, until nothing changes.
+
+    Args:
+        labels: class of each particle, ``[n]`` for each classification.
+        count: classes to make, if the particles allow it.
+
+    Returns:
+        Class of each particle ``[n]``, the largest is 0.
+    """
+    chosen = np.sort(np.random.default_rng(0).permutation(len(labels[0]))[:COMPARED])
+    together = np.zeros((len(chosen), len(chosen)), np.float32)
+    for label in labels:
+        together += label[chosen][:, None] == label[chosen]
+    distance = squareform(1.0 - together / len(labels), checks=False)
+    # of one particle there is no pair
+    tree = linkage(distance, "average") if len(chosen) > 1 else None
+    found = np.ones(1, int) if tree is None else fcluster(tree, count, "maxclust")
+    found = _by_size(found)
+    for _ in range(ROUNDS):
+        before, found = found, _by_size(_most_together(labels, chosen, found))
+        chosen = np.arange(len(found))
+        if np.array_equal(before, found):
+            break
+    return found
+
+
+def _most_together(
+    labels: Sequence[np.ndarray], chosen: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+    """The class with whose members each particle is most often ``[n]``.
+
+    Args:
+        labels: class of each particle, ``[n]`` for each classification.
+        chosen: particles of which a class is known ``[m]``.
+        classes: their class ``[m]``.
+    """
+    size = np.bincount(classes)
+    # part of the members of class k that a classification has in its class c
+    parts = []
+    for label in labels:
+        counts = np.bincount(
+            classes * (label.max() + 1) + label[chosen], minlength=len(size) * (label.max() + 1)
+        )
+        parts.append((counts.reshape(len(size), -1) / size[:, None]).T.astype(np.float32))
+    found = np.empty(len(labels[0]), int)
+    rows = max(1, AT_ONCE // len(size))
+    for start in range(0, len(found), rows):
+        block = slice(start, start + rows)
+        share = sum(part[label[block]] for part, label in zip(parts, labels, strict=True))
+        found[block] = np.argmax(share, axis=1)
+    return found
+
+
+def _by_size(classes: np.ndarray) -> np.ndarray:
+    """The same classes by numbers without gaps, the largest is 0."""
+    _, index, size = np.unique(classes, return_inverse=True, return_counts=True)
+    return np.argsort(np.argsort(-size, kind="stable"))[index]
 
 
 def _pairs(counts: np.ndarray) -> np.ndarray:

@@ -1,19 +1,19 @@
 """Job ``compare``: runs side by side, and what they agree on."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
-from cryo2d.data.consensus import adjusted_rand, contingency, matched, shared_rows, stability
 from cryo2d.data.outcome import with_text_column
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.averages import ClassAverages
 from cryo2d.io.particles import Excluded
+from cryo2d.jobs.consensus import NAME, Consensus, consensus_of
 from cryo2d.jobs.delivery import Delivery
 from cryo2d.jobs.finished import FinishedRun, differing, finished_runs
 from cryo2d.training.drawing.classes import number
@@ -32,6 +32,7 @@ from cryo2d.training.drawing.style import image_png
 log = logging.getLogger(__name__)
 
 MOST_MONTAGES = 48
+STABLE = 0.5
 MOST_SETTINGS = 4
 SERIES = "Class averages, run by run"
 LOWER_IS_BETTER = ("median_resolution", "mean_frc_resolution")
@@ -53,51 +54,25 @@ AGREEMENT = (
     "numbers of classes cannot reach 1."
 )
 STABILITY = (
-    "Part of the other members of a particle's class that are with it in the other runs too, mean "
-    "over the runs. Orange: running sum in per cent."
+    "How far the particles of a particle's class and those that are with it in {others} are the "
+    "same, 2 |A and B| / (|A| + |B|), mean over the runs: 1 for a class that all find, 2/3 for one "
+    "that they split in two, little for one that comes by chance. Orange: running sum in per cent."
 )
 ORDER = (
-    "At the same place in every run: the class that shares most particles with that of the "
-    "reference run, blank where there is none; classes without a partner follow. Bars: sizes of "
-    "the classes."
+    "At the same place in every run: the class that shares most particles with that of {measure}, "
+    "blank where there is none; classes without a partner follow. Bars: sizes of the classes."
 )
+MADE = (
+    "The consensus: classes of particles that the runs keep together. Each average is the mean of "
+    "those of the runs in one frame, by the particles that they share, and so are its resolution "
+    "and score; cryo2d reconstruct makes averages, with their own resolution, from the particles."
+)
+UNSHARED = "not in all runs"
 SETTINGS = (
     "One point per run; lines: mean of the runs with the same values. Resolution favours few, "
     "large classes: compare it between runs with as many. Stability here: part of the particles "
     "that kept their class in the last iteration."
 )
-
-
-@dataclass(frozen=True)
-class Consensus:
-    """What the runs agree on.
-
-    Attributes:
-        rows: rows of the shared particles in each run's table ``[n]`` each.
-        agreement: adjusted Rand index ``[r r]``; nan without shared particles.
-        reference: the run whose classes are the measure.
-        particles: stability of each of its particles ``[m]``; nan for those not shared.
-        classes: stability of each of its classes ``[k]``.
-        partner: class of each run that matches each class of the reference ``[r k]``; -1 for none.
-    """
-
-    rows: list[np.ndarray]
-    agreement: np.ndarray
-    reference: int
-    particles: np.ndarray
-    classes: np.ndarray
-    partner: np.ndarray
-
-    @property
-    def shared(self) -> int:
-        """Particles that are in all runs."""
-        return len(self.rows[0])
-
-    @property
-    def with_others(self) -> np.ndarray:
-        """Mean agreement of each run with the others ``[r]``."""
-        count = len(self.agreement)
-        return (self.agreement.sum(1) - np.diag(self.agreement)) / max(count - 1, 1)
 
 
 def run(cfg: DictConfig, run_dir: Path) -> float:
@@ -122,27 +97,29 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     measure = cfg.measure or usual_measure(runs, consensus)
     best = best_run(runs, consensus, measure)
     words = f"Best in {measure.replace('_', ' ')}"
-    out = Delivery(run_dir, str(runs[consensus.reference].folder))
+    out = Delivery(run_dir, str(runs[consensus.base].folder.parent))
     pictures(out, runs, consensus, notes)
-    flow = write_particles(out, runs[consensus.reference], consensus, cfg.min_stability)
+    flow = write_particles(out, runs[consensus.base], consensus, cfg.min_stability)
     mean = float(np.mean(consensus.agreement[np.triu_indices(len(runs), 1)]))
-    measured = runs[consensus.reference].name
+    stable = np.nanmean(consensus.particles) if consensus.shared else np.nan
     headline = {
         "runs": str(len(runs)),
         "shared particles": f"{consensus.shared:,}",
         "mean agreement (ARI)": number(mean, 3),
-        "reference run": measured,
+        "mean stability": number(float(stable), 3),
+        f"classes of {measure_name(runs, consensus)}": str(len(consensus.averages)),
         f"best in {measure.replace('_', ' ')}": runs[best].name,
     }
     order = ranked(runs, consensus, measure)
     tables = [run_table(runs, consensus, order)]
     if consensus.shared:
-        tables.append(class_table(runs[consensus.reference], consensus))
+        tables.append(class_table(runs, consensus))
     commands = [Row([(runs[i].name,) * 2, (runs[i].command,) * 2]) for i in order]
     tables.append(Table("Command lines", ("run", "command"), commands))
     facts = {
         "runs": [str(r.folder) for r in runs],
         "agreement": [[None if np.isnan(v) else v for v in row] for row in consensus.agreement],
+        "classes_of": measure_name(runs, consensus),
         "best": runs[best].command,
     }
     out.close(
@@ -155,7 +132,8 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
         command=(f"{words}: run {runs[best].name}", runs[best].command),
     )
     told = f"{words}: {runs[best].command}"
-    lines = [summary(runs, consensus, order), *notes, told, str(run_dir / "report.html")]
+    lines = [summary(runs, consensus, order), written(runs, consensus), *notes, told]
+    lines.append(str(run_dir / "report.html"))
     log.info("%s", "\n".join(lines))
     return mean
 
@@ -177,35 +155,6 @@ def chosen_runs(cfg: DictConfig) -> tuple[list[FinishedRun], list[str]]:
         found = f"reference={cfg.reference}"
         raise InputError([Problem("command line", found, expected, "correct it")])
     return runs, notes
-
-
-def consensus_of(runs: Sequence[FinishedRun], reference: int | None) -> Consensus:
-    """Agreement of all pairs of runs, and the stability of the reference's classes."""
-    rows = shared_rows([r.table for r in runs])
-    labels = [r.classes[own] for r, own in zip(runs, rows, strict=True)]
-    count = len(runs)
-    agreement = np.full((count, count), np.nan)
-    if len(rows[0]):
-        agreement = np.eye(count)
-        for i in range(count):
-            for j in range(i):
-                value = adjusted_rand(contingency(labels[i], labels[j]))
-                agreement[i, j] = agreement[j, i] = value
-    if reference is None:
-        reference = int(np.argmax(np.nan_to_num(agreement).sum(1)))
-    size = len(runs[reference].averages)
-    particles, classes = np.full(len(runs[reference].table), np.nan), np.full(size, np.nan)
-    partner = np.full((count, size), -1)
-    if len(rows[0]):
-        own = labels[reference]
-        others = [label for i, label in enumerate(labels) if i != reference]
-        of_particle, of_class = stability(own, others)
-        particles[rows[reference]] = of_particle
-        classes[: len(of_class)] = of_class
-        for i, label in enumerate(labels):
-            found = matched(contingency(own, label))
-            partner[i, : len(found)] = found
-    return Consensus(rows, agreement, reference, particles, classes, partner)
 
 
 def usual_measure(runs: Sequence[FinishedRun], consensus: Consensus) -> str:
@@ -251,26 +200,45 @@ def pictures(
         png = draw_agreement(consensus.agreement, names)
         out.picture(Picture("Agreement", png, AGREEMENT, "agreement.png"))
         png = draw_stability(consensus.particles)
-        out.picture(Picture("Stability of the particles", png, STABILITY, "stability.png"))
+        caption = STABILITY.format(others="the runs" if consensus.is_made else "the other runs")
+        out.picture(Picture("Stability of the particles", png, caption, "stability.png"))
     if len(runs) > MOST_MONTAGES:
         notes.append(f"The class averages of the first {MOST_MONTAGES} runs are drawn.")
-    main = runs[consensus.reference]
-    order = similarity_order(main.averages.images, main.averages.columns["count"])
-    columns = grid_columns(max(len(one.averages) for one in runs), aspect=1.4)
+    for picture in series(runs, consensus, settings):
+        out.picture(picture)
+
+
+def series(
+    runs: Sequence[FinishedRun], consensus: Consensus, settings: Mapping[str, Sequence[str]]
+) -> Iterator[Picture]:
+    """The class averages of the consensus, if there is one, and of the first runs."""
+    main = consensus.averages
+    order = similarity_order(main.images, main.columns["count"])
+    columns = grid_columns(max(len(main), *(len(one.averages) for one in runs)), aspect=1.4)
+    if consensus.is_made:
+        lines = [NAME, f"of {len(runs)} runs"]
+        small = small_multiple(main, np.arange(len(main)), order, columns, lines)
+        yield Picture(NAME, image_png(small), "", sharpness=1.0, series=SERIES)
+    last = min(len(runs), MOST_MONTAGES) - 1
+    caption = ORDER.format(measure=measure_name(runs, consensus))
+    caption += f" {MADE}" if consensus.is_made else ""
     for i, one in enumerate(runs[:MOST_MONTAGES]):
-        words = [f"{key.rpartition('.')[2]}={texts[i]}" for key, texts in settings.items()]
-        lines = [f"run {one.name}{' (reference)' if one is main else ''}", "  ".join(words[:3])]
-        small = small_multiple(one, consensus.partner[i], order, columns, lines)
-        caption = ORDER if one is runs[:MOST_MONTAGES][-1] else ""
-        name = f"Run {one.name}"
-        out.picture(Picture(name, image_png(small), caption, sharpness=1.0, series=SERIES))
+        told = [f"{key.rpartition('.')[2]}={texts[i]}" for key, texts in settings.items()]
+        mark = " (reference)" if i == consensus.reference else ""
+        lines = [f"run {one.name}{mark}", "  ".join(told[:3])]
+        small = small_multiple(one.averages, consensus.partner[i], order, columns, lines)
+        words = caption if i == last else ""
+        yield Picture(f"Run {one.name}", image_png(small), words, sharpness=1.0, series=SERIES)
 
 
 def small_multiple(
-    one: FinishedRun, partner: np.ndarray, order: np.ndarray, columns: int, lines: Sequence[str]
+    averages: ClassAverages,
+    partner: np.ndarray,
+    order: np.ndarray,
+    columns: int,
+    lines: Sequence[str],
 ) -> np.ndarray:
-    """The averages of a run, those that match the reference's at its places, then the others."""
-    averages = one.averages
+    """Averages of a run, those that match the measure's at its places, then the others."""
     count = averages.columns["count"].astype(np.int64)
     place = partner[order]
     rest = np.setdiff1d(np.flatnonzero(count > 0), place)
@@ -283,20 +251,25 @@ def _known(values: Sequence[float]) -> set[float]:
     return {value for value in values if np.isfinite(value)}
 
 
-def write_particles(out: Delivery, one: FinishedRun, consensus: Consensus, least: float) -> Flow:
-    """Write the reference's particles with their stability, and its class averages."""
-    values = consensus.particles
-    table = with_text_column(one.table, "cryo2dStability", np.array([f"{v:.4f}" for v in values]))
+def write_particles(out: Delivery, base: FinishedRun, consensus: Consensus, least: float) -> Flow:
+    """Write the classes that are the measure and their particles, both with their stability."""
+    values, table = consensus.particles, consensus.table
+    table = with_text_column(table, "cryo2dStability", np.array([f"{v:.4f}" for v in values]))
     keep = ~(values < least) if least > 0 else np.ones(len(table), dtype=bool)
     out.particles(table.take(keep), averages="class_averages.mrcs")
     reasons = tuple(f"stability {v:.3f} below {least:g}" for v in values[~keep])
     out.excluded(Excluded(table.take(~keep), reasons), "removed")
-    out.excluded(one.excluded)
-    averages: ClassAverages = one.averages
+    parts = {"kept": int(keep.sum()), "removed": len(reasons), "excluded": len(base.excluded.table)}
+    if consensus.is_made:
+        own = consensus.rows[consensus.base]
+        rest = base.table.take(np.setdiff1d(np.arange(len(base.table)), own))
+        out.excluded(Excluded(rest, (UNSHARED,) * len(rest)), "unshared")
+        parts |= {"unshared": len(rest)} if len(rest) else {}
+    out.excluded(base.excluded)
+    averages = consensus.averages
     columns = {**averages.columns, "stability": consensus.classes}
     out.averages(replace(averages, columns=columns))
-    kept, gone, before = int(keep.sum()), int((~keep).sum()), len(one.excluded.table)
-    return Flow(len(table) + before, {"kept": kept, "removed": gone, "excluded": before})
+    return Flow(len(base.table) + len(base.excluded.table), parts)
 
 
 def run_table(runs: Sequence[FinishedRun], consensus: Consensus, order: Sequence[int]) -> Table:
@@ -345,13 +318,15 @@ def run_table(runs: Sequence[FinishedRun], consensus: Consensus, order: Sequence
     return Table("Runs", labels, rows, early=True)
 
 
-def class_table(one: FinishedRun, consensus: Consensus) -> Table:
-    """One row per class of the reference, the most stable first."""
-    averages = one.averages
+def class_table(runs: Sequence[FinishedRun], consensus: Consensus) -> Table:
+    """One row per class of the measure, the most stable first."""
+    averages = consensus.averages
     levels = grey_levels(averages.images)
     count = averages.columns["count"].astype(np.int64)
     resolution = averages.columns.get("resolution", np.full(len(count), np.nan))
-    others = np.delete(consensus.partner, consensus.reference, axis=0)
+    others = consensus.partner
+    if consensus.reference is not None:
+        others = np.delete(others, consensus.reference, axis=0)
     rows = []
     for k in np.argsort(-np.nan_to_num(consensus.classes, nan=-1.0), kind="stable").tolist():
         empty = bool(count[k] == 0)
@@ -364,14 +339,28 @@ def class_table(one: FinishedRun, consensus: Consensus) -> Table:
             (partners, partners),
         ]
         rows.append(Row(cells, b"" if empty else thumbnail(levels[k]), empty))
-    labels = (
-        "class",
-        "particles",
-        "stability",
-        f"resolution ({ANGSTROM})",
-        "matched in the others",
+    where = "the runs" if consensus.is_made else "the others"
+    labels = ("class", "particles", "stability", f"resolution ({ANGSTROM})", f"matched in {where}")
+    heading = f"Classes of {measure_name(runs, consensus)}"
+    return Table(heading, labels, rows, pictures=True)
+
+
+def measure_name(runs: Sequence[FinishedRun], consensus: Consensus) -> str:
+    """Whose classes are the measure, in words."""
+    number_of = consensus.reference
+    return f"the {NAME}" if number_of is None else f"run {runs[number_of].name}"
+
+
+def written(runs: Sequence[FinishedRun], consensus: Consensus) -> str:
+    """What the files hold, for the terminal."""
+    if not consensus.shared:
+        return ""
+    stable, sure = consensus.classes, consensus.particles > STABLE
+    return (
+        f"particles.star has the classes of {measure_name(runs, consensus)}: "
+        f"{(stable > STABLE).sum()} of {np.isfinite(stable).sum()} classes and "
+        f"{sure.sum():,} of {len(sure):,} particles with a stability above {STABLE:g}"
     )
-    return Table("Classes of the reference run", labels, rows, pictures=True)
 
 
 def summary(runs: Sequence[FinishedRun], consensus: Consensus, order: Sequence[int]) -> str:

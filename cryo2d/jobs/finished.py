@@ -11,7 +11,13 @@ from omegaconf import OmegaConf
 
 from cryo2d.errors import InputError, Problem
 from cryo2d.io.averages import ClassAverages, read_class_averages
-from cryo2d.io.particles import AlignmentColumns, Excluded, ParticleTable, read_particles
+from cryo2d.io.particles import (
+    AlignmentColumns,
+    Excluded,
+    ParticleTable,
+    pose_problems,
+    read_particles,
+)
 from cryo2d.jobs.settings_file import as_text, leaves, read_settings
 from cryo2d.jobs.sweep import DIRECTION
 from cryo2d.training.callbacks.export import given_settings
@@ -125,6 +131,7 @@ def finished_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
             problems.append(
                 Problem(table.source, "no class", "rlnClassNumber", "give a classification")
             )
+        problems += pose_problems(table)
         runs.append(FinishedRun(folder, name, table, excluded))
     if problems:
         raise InputError(problems)

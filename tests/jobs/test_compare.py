@@ -1,32 +1,36 @@
 """Runs side by side: what is the same, what differs, and what they agree on."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from classified import configured, easy, table_of, write_classified
-from reference import pictures
+from reference import picture, pictures, turn
 from synthetic import PIXEL
 
+from cryo2d.data.consensus import adjusted_rand, contingency
 from cryo2d.errors import InputError
 from cryo2d.io.averages import ClassAverages, read_class_averages, write_class_averages
 from cryo2d.io.particles import read_particles, write_particles
-from cryo2d.jobs import overrides
+from cryo2d.jobs import overrides, select, subset
 from cryo2d.jobs.compare import (
     SHOWN,
     best_run,
-    consensus_of,
     measures,
     ranked,
     run,
     small_multiple,
     usual_measure,
 )
+from cryo2d.jobs.consensus import consensus_of
 from cryo2d.jobs.finished import differing, finished_runs
 from cryo2d.training.drawing.montage import grey_levels
 
 COUNT, CLASSES = 90, 3
+TURNED, MOVED = np.pi / 4, np.array([6.0, -3.0])
 
 
 def write_run(folder: Path, images: Path, index: np.ndarray, resolution: float, seed: int) -> Path:
@@ -116,6 +120,88 @@ def test_stability_is_a_column_of_particles_and_classes(out):
         assert found[index == k].mean() == pytest.approx(classes[k], abs=1e-3)
 
 
+@pytest.fixture(scope="module")
+def made(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The consensus of three runs: in one a class lies elsewhere, and a particle is missing."""
+    folder = tmp_path_factory.mktemp("made")
+    table, _ = read_particles(sweep / "0" / "particles.star")
+    found = table.alignment
+    assert found is not None
+    # class 1 by an eighth of a turn, after a shift
+    own = found.class_index == 1
+    psi, shift = found.psi.copy(), found.shift.copy()
+    psi[own] += TURNED
+    cosine, sine = np.cos(found.psi[own]), np.sin(found.psi[own])
+    shift[own] += np.stack(
+        [MOVED[0] * cosine + MOVED[1] * sine, MOVED[1] * cosine - MOVED[0] * sine], axis=1
+    )
+    shutil.copytree(sweep / "0", folder / "fourth")
+    elsewhere = table.with_alignment(replace(found, psi=psi, shift=shift))
+    write_particles(folder / "fourth" / "particles.star", elsewhere.take(np.arange(1, COUNT)))
+    averages = read_class_averages(folder / "fourth")
+    images = averages.images.copy()
+    images[1] = picture(40, 1, -TURNED, -np.array(turn(TURNED) @ MOVED) / PIXEL)
+    write_class_averages(folder / "fourth", replace(averages, images=images))
+    runs = ",".join(map(str, (sweep / "0", sweep / "2", folder / "fourth")))
+    return compare(folder / "out", f"runs=[{runs}]")
+
+
+def test_the_consensus_is_a_classification_of_its_own(made):
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["classes_of"] == "the consensus"
+    assert manifest["particles"] == {
+        "total": COUNT,
+        "kept": COUNT - 1,
+        "removed": 0,
+        "excluded": 0,
+        "unshared": 1,
+    }
+    table, _ = read_particles(made / "particles.star")
+    index = table.alignment.class_index
+    truth = table.image_index % CLASSES
+    assert adjusted_rand(contingency(index, truth)) == pytest.approx(1)
+    averages = read_class_averages(made)
+    assert averages.columns["count"].tolist() == np.bincount(index).tolist()
+    assert averages.columns["resolution"].tolist() == [9.0] * CLASSES
+    for k in range(CLASSES):
+        shown = picture(40, int(truth[index == k][0]))
+        assert np.corrcoef(averages.images[k].ravel(), shown.ravel())[0, 1] > 0.99
+    unshared, _ = read_particles(made / "unshared.star")
+    assert unshared.image_index.tolist() == [0]
+    page = (made / "report.html").read_text()
+    assert "Classes of the consensus" in page
+    assert "<span>classes of the consensus</span>" in page
+
+
+def test_poses_of_the_consensus_belong_to_its_averages(made, sweep):
+    table, _ = read_particles(made / "particles.star")
+    before, _ = read_particles(sweep / "0" / "particles.star")
+    before = before.take(table.image_index)
+    away = np.exp(1j * (table.alignment.psi - before.alignment.psi))
+    for k in range(CLASSES):
+        members = table.alignment.class_index == k
+        assert np.abs(np.angle(away[members] / away[members][0])).max() < 1e-3
+
+
+def test_classes_and_particles_are_chosen_by_their_stability(made, tmp_path):
+    averages = read_class_averages(made).columns
+    table, _ = read_particles(made / "particles.star")
+    values = table.columns.rows.column("cryo2dStability").astype(float)
+    limit = float(np.median(values))
+    stable = averages["stability"] > limit
+    wanted = {
+        ("select", "stability"): averages["count"][stable].sum(),
+        ("subset", "stability"): (values > limit).sum(),
+        ("subset", "class_stability"): averages["count"][stable].sum(),
+    }
+    assert len({0, COUNT - 1, *wanted.values()}) == 4
+    for number, ((job, name), count) in enumerate(wanted.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        settings = configured(job, f"run={made}", f"rules='{name} > {limit}'")
+        assert {"select": select, "subset": subset}[job].run(settings, folder) == count
+
+
 def test_unstable_particles_go_if_asked_for(out):
     kept, gone = (read_particles(out / f"{name}.star")[0] for name in ("particles", "removed"))
     assert len(kept) + len(gone) == COUNT
@@ -145,7 +231,7 @@ def test_a_class_has_its_place_in_every_run(sweep):
     runs, _ = finished_runs([sweep])
     partner = consensus_of(runs, 0).partner
     first, second = (
-        small_multiple(one, own, np.arange(CLASSES), 2, ["run"])
+        small_multiple(one.averages, own, np.arange(CLASSES), 2, ["run"])
         for one, own in zip(runs[:2], partner[:2], strict=True)
     )
     # the second run has the classes of the first under other numbers
@@ -156,7 +242,7 @@ def test_a_class_has_its_place_in_every_run(sweep):
         shown = second[top : top + tile, left : left + tile, 0] / 255
         wanted = np.clip(renamed[k], 0, 1)
         assert np.abs(shown.mean() - wanted.mean()) < 0.02
-    blank = small_multiple(runs[0], np.array([-1, 1, 2]), np.arange(CLASSES), 2, ["run"])
+    blank = small_multiple(runs[0].averages, np.array([-1, 1, 2]), np.arange(CLASSES), 2, ["run"])
     assert (blank[head : head + tile, :tile] == 0xF1).any()
     assert (first[head : head + tile, :tile] != blank[head : head + tile, :tile]).any()
 
