@@ -9,6 +9,7 @@ image is needed.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -66,6 +67,11 @@ class Poses:
     psi: np.ndarray
     shift: np.ndarray
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Particles of each class ``[k]``."""
+        return np.bincount(self.label)
+
 
 def placed_classes(consensus: np.ndarray, runs: Sequence[Poses]) -> list[list[Placed]]:
     """The classes that make up each consensus class, those with most of it first.
@@ -105,17 +111,12 @@ def common_poses(
 
 def _placed(members: np.ndarray, runs: Sequence[Poses]) -> list[Placed]:
     """The classes of the runs that share these members, along the pairs that share most."""
-    names: list[tuple[int, int]] = []
-    for r, run in enumerate(runs):
-        labels, size = np.unique(run.label[members], return_counts=True)
-        names += [(r, int(label)) for label in labels[size >= LEAST]]
+    names, inside = _needed(members, runs)
     if not names:
         return []
-    inside = np.array([runs[r].label[members] == label for r, label in names])
     shared = inside.astype(np.int64) @ inside.T
-    size = np.diag(shared).copy()
-    first = int(np.argmax(size))
-    poses = {first: Pose(0.0, np.zeros(2))}
+    size = np.diag(shared)
+    poses = {0: Pose(0.0, np.zeros(2))}
     while True:
         there = np.fromiter(poses, int)
         reach = np.where(np.isin(np.arange(len(names)), there), 0, shared[there])
@@ -127,11 +128,31 @@ def _placed(members: np.ndarray, runs: Sequence[Poses]) -> list[Placed]:
         step = relation(runs[names[old][0]], runs[names[int(new)][0]], rows)
         poses[int(new)] = _after(step, poses[old])
     found = []
-    for i, pose in poses.items():
+    for i, pose in sorted(poses.items()):
         r, label = names[i]
-        share = float(size[i] / np.count_nonzero(runs[r].label == label))
+        share = float(size[i] / runs[r].sizes[label])
         found.append(Placed(r, label, int(size[i]), share, pose))
-    return sorted(found, key=lambda one: -one.size)
+    return found
+
+
+def _needed(members: np.ndarray, runs: Sequence[Poses]) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Run and number of the classes that matter, the largest first, and who is in them ``[c n]``.
+
+    Those most of whose members these are, and as many others as it takes to have all of these.
+    """
+    found = []
+    for r, run in enumerate(runs):
+        labels, size = np.unique(run.label[members], return_counts=True)
+        found += [(-int(n), r, int(k)) for k, n in zip(labels, size, strict=True) if n >= LEAST]
+    names, inside = [], []
+    had = np.zeros(len(members), bool)
+    for less, r, label in sorted(found):
+        own = runs[r].label[members] == label
+        if -2 * less >= runs[r].sizes[label] or not had[own].all():
+            names.append((r, label))
+            inside.append(own)
+            had |= own
+    return names, np.array(inside)
 
 
 def relation(one: Poses, other: Poses, rows: np.ndarray) -> Pose:
