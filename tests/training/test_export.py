@@ -78,7 +78,9 @@ def test_a_ranker_scores_the_classes(finished: tuple[Path, StackData], tmp_path:
     assert "against it" not in (folder / "report.html").read_text()
 
 
-def test_classes_of_one_view_have_one_superclass(finished: tuple[Path, StackData], tmp_path: Path):
+def test_classes_of_one_view_have_one_superclass(
+    finished: tuple[Path, StackData], tmp_path: Path, capsys: pytest.CaptureFixture
+):
     folder, data = finished
     grouping = Grouping(number=3)
     _finish(tmp_path, data, superclasses=grouping, remove_duplicates=False)
@@ -91,7 +93,10 @@ def test_classes_of_one_view_have_one_superclass(finished: tuple[Path, StackData
     np.testing.assert_array_equal(cs["cryo2d/superclass"], found)
     page = (tmp_path / "report.html").read_text()
     assert 'title="classes of one number show one view' in page
-    assert "<b>3</b><span>views (superclasses)</span>" in page
+    same = [np.flatnonzero(found == g) + 1 for g in (1, 2, 3)]
+    numbers = "; ".join(", ".join(map(str, one)) for one in same if len(one) > 1)
+    assert f"<li>Classes that show one view: {numbers}.</li>" in page
+    assert f"one view: classes {numbers.partition(';')[0]}\n" in capsys.readouterr().out
     assert "superclass" not in read_class_averages(folder).columns
     assert "superclass" not in (folder / "report.html").read_text()
 

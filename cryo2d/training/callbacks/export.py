@@ -264,11 +264,9 @@ def headline(gallery: Gallery, counts: Counts) -> dict[str, str]:
     table, summary = gallery.table, gallery.summary
     resolution = table.resolution[~table.empty & np.isfinite(table.resolution)]
     seconds = sum(row["seconds"] for row in gallery.history)
-    views = table.superclass
     return {
         "particles": f"{counts.classified:,}",
         "classes in use": f"{(~table.empty).sum()} of {len(table)}",
-        **({} if views is None else {"views (superclasses)": str(views.max(initial=-1) + 1)}),
         "effective classes": f"{summary.effective_classes:.1f}",
         "median resolution": _angstrom(np.median(resolution) if len(resolution) else np.nan),
         "best resolution": _angstrom(resolution.min(initial=np.inf)),
@@ -284,6 +282,9 @@ def notes(gallery: Gallery, outcome: Outcome) -> list[str]:
     if table.empty.any():
         numbers = ", ".join(map(str, np.flatnonzero(table.empty) + 1))
         found.append(f"Classes without particles: {numbers}.")
+    if same := table.alike:
+        numbers = "; ".join(", ".join(map(str, classes + 1)) for classes in same)
+        found.append(f"Classes that show one view: {numbers}.")
     if summary.effective_classes < len(table) / 4:
         found.append(
             f"Only {summary.effective_classes:.1f} effective classes of {len(table)}: a few "

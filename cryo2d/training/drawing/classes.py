@@ -49,6 +49,15 @@ class ClassTable:
         """Which classes have no particle ``[k]``."""
         return self.count == 0
 
+    @property
+    def alike(self) -> list[np.ndarray]:
+        """Classes of each superclass that has several, those of the largest first."""
+        if self.superclass is None:
+            return []
+        groups = range(self.superclass.max(initial=-1) + 1)
+        members = [np.flatnonzero(self.superclass == g) for g in groups]
+        return [classes for classes in members if len(classes) > 1]
+
     def by_count(self) -> np.ndarray:
         """Class numbers, largest class first, ties by number."""
         return np.argsort(-self.count, kind="stable")
@@ -120,10 +129,11 @@ class ClassTable:
             lines.append(f"  ... {len(rest)} more classes, {self.count[rest].sum():,} particles")
         lines.append("-" * len(head))
         used = int((~self.empty).sum())
-        views = "" if self.superclass is None else f", {self.superclass.max(initial=-1) + 1} views"
-        lines.append(
-            f"{'sum':>5} {self.count.sum():>10,}   {used} of {len(self)} classes in use{views}"
-        )
+        lines.append(f"{'sum':>5} {self.count.sum():>10,}   {used} of {len(self)} classes in use")
+        lines += [
+            f"one view: classes {', '.join(map(str, classes + 1))}"
+            for classes in self.alike[:limit]
+        ]
         return "\n".join(lines)
 
 
