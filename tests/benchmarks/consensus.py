@@ -91,6 +91,7 @@ def draw(tables: dict[str, np.ndarray], path: Path) -> None:
     """Share that is right against stability, one line per sweep."""
     fig = style.figure(5.4, 4.2)
     ax = fig.subplots()
+    ax.plot([0, 1], [0, 1], color="0.7", linewidth=1.0)
     for (name, rows), colour in zip(tables.items(), style.GROUPS, strict=False):
         ax.plot(rows[:, 0], rows[:, 1], "-", color=colour, linewidth=1.2)
         size = 8 + 240 * rows[:, 2] / rows[:, 2].sum()
@@ -98,7 +99,8 @@ def draw(tables: dict[str, np.ndarray], path: Path) -> None:
     ax.set_xlim(0, 1.03)
     ax.set_ylim(0, 1.03)
     style.dress(ax, x="stability", y="share with the label of their class")
-    ax.legend(frameon=False, fontsize=8)
+    if len(tables) > 1:
+        ax.legend(frameon=False, fontsize=8, loc="lower right")
     path.write_bytes(style.figure_png(fig, dpi=110))
 
 

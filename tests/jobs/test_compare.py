@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from classified import configured, easy, table_of, write_classified
 from reference import picture, pictures, turn
 from synthetic import PIXEL
 
 from cryo2d.data.consensus import adjusted_rand, contingency
 from cryo2d.errors import InputError
+from cryo2d.geometry.fourier import fourier_resize
 from cryo2d.io.averages import ClassAverages, read_class_averages, write_class_averages
 from cryo2d.io.particles import read_particles, write_particles
 from cryo2d.jobs import overrides, select, subset
@@ -141,7 +143,10 @@ def made(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     averages = read_class_averages(folder / "fourth")
     images = averages.images.copy()
     images[1] = picture(40, 1, -TURNED, -np.array(turn(TURNED) @ MOVED) / PIXEL)
-    write_class_averages(folder / "fourth", replace(averages, images=images))
+    # in a coarser box, as of a run that ends at another resolution
+    images = fourier_resize(torch.from_numpy(images), 32).numpy()
+    coarser = replace(averages, images=images, pixel_size=PIXEL * 40 / 32)
+    write_class_averages(folder / "fourth", coarser)
     runs = ",".join(map(str, (sweep / "0", sweep / "2", folder / "fourth")))
     return compare(folder / "out", f"runs=[{runs}]")
 
