@@ -26,7 +26,7 @@ from cryo2d.training.manifest import read_facts
 
 NEEDED = ("particles.star", "class_averages.star", "manifest.json")
 
-UNTOLD = ("callbacks.", "logger.", "hardware.", "debug", "resume")
+UNTOLD = ("callbacks.", "logger.", "hardware.", "data.cache", "debug", "resume")
 """Settings that change no class; those of a simulation count only where there was one."""
 
 
