@@ -97,7 +97,7 @@ def run(cfg: DictConfig, run_dir: Path) -> float:
     measure = cfg.measure or usual_measure(runs, consensus)
     best = best_run(runs, consensus, measure)
     words = f"Best in {measure.replace('_', ' ')}"
-    out = Delivery(run_dir, str(runs[consensus.base].folder))
+    out = Delivery(run_dir, runs[consensus.base].table.source)
     pictures(out, runs, consensus, notes)
     flow = write_particles(out, runs[consensus.base], consensus, cfg.min_stability)
     mean = float(np.mean(consensus.agreement[np.triu_indices(len(runs), 1)]))

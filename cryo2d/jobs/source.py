@@ -118,10 +118,10 @@ def read_source(
     table, excluded = read_particles(
         folder / "particles.star", require_ctf=require_ctf, require_stacks=require_stacks
     )
-    return Source(table, excluded, folder, tuple(_settings(folder)))
+    return Source(table, excluded, folder, tuple(settings_of(folder)))
 
 
-def _settings(folder: Path) -> Iterator[DictConfig]:
+def settings_of(folder: Path) -> Iterator[DictConfig]:
     """Settings of a run, then of the runs that its particles went through."""
     seen: set[Path] = set()
     while (found := read_settings(folder)) is not None and folder.resolve() not in seen:

@@ -1,8 +1,12 @@
 """Whether the consensus of a sweep is better than its runs, and what its stability says.
 
-    cryo2d simulate simulation.num_particles=3000 seed=7 hydra.run.dir=STACK
-    cryo2d -m data.path=STACK/particles.star seed=1,2,3,4,5 hydra.sweep.dir=SWEEP
+    cryo2d simulate simulation.num_molecules=3 simulation.views=4 seed=7 hydra.run.dir=STACK
+    cryo2d -m data.path=STACK/particles.star seed=1,2,3,4,5 hydra.sweep.dir=SWEEP \\
+        model.num_classes=24 model.mask_diameter=150
     PYTHONPATH=tests python tests/benchmarks/consensus.py STACK SWEEP [SWEEP ...] [--picture X.png]
+
+The noisy set is made with simulation.num_particles=1000 simulation.snr=0.05, and classified with
+optimizer.iterations=20 model.num_classes=15 in place of the last line.
 
 STACK holds the truth of fixed views; without ``psi`` in it errors of poses are not told. Prints the
 measures of every run and of the consensus of each sweep (junk recall: share of the junk in classes

@@ -21,6 +21,7 @@ from cryo2d.jobs import overrides, select, subset
 from cryo2d.jobs.compare import (
     SHOWN,
     best_run,
+    measure_name,
     measures,
     ranked,
     run,
@@ -29,6 +30,8 @@ from cryo2d.jobs.compare import (
 )
 from cryo2d.jobs.consensus import consensus_of
 from cryo2d.jobs.finished import differing, finished_runs
+from cryo2d.jobs.selection.members import Recording
+from cryo2d.jobs.source import settings_of
 from cryo2d.training.drawing.montage import grey_levels
 
 COUNT, CLASSES = 90, 3
@@ -47,7 +50,7 @@ def write_run(folder: Path, images: Path, index: np.ndarray, resolution: float, 
     (folder / "manifest.json").write_text(json.dumps(facts))
     (folder / "config.yaml").write_text(
         f"seed: {seed}\nmodel: {{num_classes: 3, icuf: {seed}.0}}\nlogger: {{dir: {folder}}}\n"
-        "data: {path: p.star}\n"
+        "data: {path: p.star, invert: true}\noptimizer: {iterations: 5}\n"
     )
     (folder / "metrics.csv").write_text(
         "iteration,seconds,effective_classes,mean_posterior,median_resolution,best_resolution\n"
@@ -148,7 +151,10 @@ def made(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     coarser = replace(averages, images=images, pixel_size=PIXEL * 40 / 32)
     write_class_averages(folder / "fourth", coarser)
     runs = ",".join(map(str, (sweep / "0", sweep / "2", folder / "fourth")))
-    return compare(folder / "out", f"runs=[{runs}]")
+    out = folder / "out"
+    out.mkdir()
+    (out / "config.yaml").write_text("min_stability: 0\n")
+    return compare(out, f"runs=[{runs}]")
 
 
 def test_the_consensus_is_a_classification_of_its_own(made):
@@ -176,6 +182,20 @@ def test_the_consensus_is_a_classification_of_its_own(made):
     page = (made / "report.html").read_text()
     assert "Classes of the consensus" in page
     assert "<span>classes of the consensus</span>" in page
+
+
+def test_what_goes_on_with_it_knows_how_the_runs_read_the_particles(made):
+    # from the configuration of a run, by way of the manifest
+    assert Recording.of_run(made).invert
+    assert next(iter(settings_of(made))).min_stability == 0
+
+
+def test_two_runs_have_no_consensus(sweep):
+    runs, _ = finished_runs([sweep / "0", sweep / "2"])
+    consensus = consensus_of(runs, None)
+    assert not consensus.is_made
+    assert measure_name(runs, consensus) == "run 0"
+    assert np.isfinite(consensus.particles).all()
 
 
 def test_poses_of_the_consensus_belong_to_its_averages(made, sweep):

@@ -24,7 +24,7 @@ from cryo2d.jobs.selection.pictures import (
     normalised,
     sheet_png,
 )
-from cryo2d.jobs.settings_file import read_settings
+from cryo2d.jobs.source import settings_of
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +50,18 @@ class Recording:
 
     @classmethod
     def of_run(cls, folder: Path) -> "Recording":
-        """From the config.yaml of a run; the defaults where it has none."""
-        cfg = read_settings(folder)
-        if cfg is None:
-            return cls()
-        found = {
-            "invert": OmegaConf.select(cfg, "data.invert"),
-            "int8_signed": OmegaConf.select(cfg, "data.int8_signed"),
-            "ctf": OmegaConf.select(cfg, "model.ctf"),
-            "mask_diameter": OmegaConf.select(cfg, "model.mask_diameter"),
+        """From the settings of a run, or of that whose particles it has; else the defaults."""
+        keys = {
+            "invert": "data.invert",
+            "int8_signed": "data.int8_signed",
+            "ctf": "model.ctf",
+            "mask_diameter": "model.mask_diameter",
         }
-        return cls(**{name: value for name, value in found.items() if value is not None})
+        found: dict[str, Any] = {}
+        for cfg in settings_of(folder):
+            told = {name: OmegaConf.select(cfg, key) for name, key in keys.items()}
+            found = {name: value for name, value in told.items() if value is not None} | found
+        return cls(**found)
 
 
 class Members:
