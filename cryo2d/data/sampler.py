@@ -1,6 +1,8 @@
 """Which particles each iteration visits."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +24,16 @@ class Plan(Protocol):
         """Rows that an iteration visits ``[n]`` (int64)."""
 
 
+def batch_of(iteration: int, *, iterations: int, mean: float, growth: float) -> int:
+    """Particles of an online iteration: they grow linearly, ``growth``-fold in all.
+
+    While averages are poor, many small batches bring them further than few large ones; later
+    there is more to be averaged over.
+    """
+    part = min(1.0, (iteration + 0.5) / iterations)
+    return max(1, round(2.0 * mean * (1.0 + (growth - 1.0) * part) / (1.0 + growth)))
+
+
 @dataclass(frozen=True)
 class VisitPlan:
     """Online iterations over shuffled particles, then passes over all of them.
@@ -32,10 +44,11 @@ class VisitPlan:
 
     Args:
         num_particles: particles there are.
-        batch: particles of an online iteration.
+        batch: particles of an online iteration, on average.
         iterations: online iterations.
         full_iterations: passes over all particles at the end.
         seed: seed of the order.
+        growth: particles of the last online iteration over those of the first.
     """
 
     num_particles: int
@@ -43,6 +56,16 @@ class VisitPlan:
     iterations: int
     full_iterations: int
     seed: int
+    growth: float = 1.0
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Where in the stream of passes each online iteration begins, and where the last ends."""
+        sizes = (
+            batch_of(i, iterations=self.iterations, mean=self.batch, growth=self.growth)
+            for i in range(self.iterations)
+        )
+        return list(accumulate((min(size, self.num_particles) for size in sizes), initial=0))
 
     @property
     def total(self) -> int:
@@ -61,8 +84,7 @@ class VisitPlan:
         """Rows that an iteration visits ``[n]`` (int64); file order in a full pass."""
         if self.is_full(iteration):
             return torch.arange(self.num_particles)
-        size = min(self.batch, self.num_particles)
-        first, last = iteration * size, (iteration + 1) * size
+        first, last = self._bounds[iteration : iteration + 2]
         parts = []
         for number in range(first // self.num_particles, (last - 1) // self.num_particles + 1):
             start = number * self.num_particles

@@ -1,7 +1,11 @@
 """Which particles an iteration visits while more of them keep arriving."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
+
+from cryo2d.data.sampler import batch_of
 
 
 class GrowingPlan:
@@ -13,12 +17,14 @@ class GrowingPlan:
     depend on the seed, the iteration and the visits so far alone.
 
     Args:
-        batch: particles of a batch.
+        batch: particles of a batch of the opening, on average.
         iterations: batches of the opening.
         full_iterations: passes over all particles at the end.
         visits: of each particle that arrives later, before the end.
         old_share: part of a batch that goes to particles that have had their visits.
         seed: seed of the order.
+        growth: particles of the last batch of the opening, and of later ones, over those of the
+            first.
     """
 
     def __init__(
@@ -30,8 +36,11 @@ class GrowingPlan:
         visits: int,
         old_share: float,
         seed: int,
+        growth: float = 1.0,
     ) -> None:
-        self.batch, self.iterations, self.full_iterations = batch, iterations, full_iterations
+        self.iterations, self.full_iterations = iterations, full_iterations
+        self.sizes = partial(batch_of, iterations=iterations, mean=batch, growth=growth)
+        self.batch = self.sizes(iterations)
         self.visits, self.old_share, self.seed = visits, old_share, seed
         self.counts = torch.zeros(0, dtype=torch.int64)
         self.last: int | None = None
@@ -74,7 +83,7 @@ class GrowingPlan:
         order = torch.randperm(len(self.counts), generator=generator)
         counts = self.counts[order]
         if iteration < self.iterations:
-            return order[counts.argsort(stable=True)[: self.batch]]
+            return order[counts.argsort(stable=True)[: self.sizes(iteration)]]
         due = order[counts < self.visits]
         due = due[self.counts[due].argsort(stable=True)[: self.fresh]]
         done = order[counts >= self.visits]

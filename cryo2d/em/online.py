@@ -50,6 +50,9 @@ class NoiseModel:
         return torch.where(stats.particles[:, None] > 0, power, before)
 
 
+_ENOUGH = 25.0  # particles per class that tell the shares of the classes
+
+
 class OnlineEM(torch.optim.Optimizer):
     """s <- (1 - gamma) s + gamma s_batch, then new references (Cappe & Moulines 2009).
 
@@ -149,8 +152,9 @@ class OnlineEM(torch.optim.Optimizer):
             share = running.count.sum() / stats.count.sum().clamp(min=1e-20)
             running = running.blend(stats.scaled(float(share)), gamma)
         described, self.begun = None, self.begun[:0]
+        recent = self._recent(stats)
         if not whole:
-            running, described = self._repopulated(running, stats, variety, iteration)
+            running, described = self._repopulated(running, recent, variety, iteration)
         solution = self.solver(running, apart=apart)
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)
@@ -161,6 +165,7 @@ class OnlineEM(torch.optim.Optimizer):
             solution = self.solver(running, apart=apart)
         held: dict[str, Any] = running.as_dict()
         held["num"] = torch.view_as_real(running.num)
+        held["recent"] = recent
         if described is not None:
             held["variety"] = described.as_dict()
         if solution.halves is not None:
@@ -169,15 +174,25 @@ class OnlineEM(torch.optim.Optimizer):
         self._write(running, solution)
         return solution
 
+    def _recent(self, batch: SufficientStats) -> Tensor:
+        """Posterior mass of each class ``[k]`` in the latest particles, enough to tell its share.
+
+        That is the batch, and what came before it as far as the batch is too small.
+        """
+        recent = batch.count.sum(0)
+        before = self.state[self.model.references].get("recent")
+        missing = (1.0 - recent.sum() / (_ENOUGH * len(recent))).clamp(min=0.0)
+        return recent if before is None else recent + missing * before
+
     def _repopulated(
         self,
         running: SufficientStats,
-        batch: SufficientStats,
+        recent: Tensor,
         sums: VarietySums | None,
         iteration: int,
     ) -> tuple[SufficientStats, Variety | None]:
         """Like classes joined and dead ones begun anew, and what varies in each from now on."""
-        variety, recent = None, batch.count.sum(0)
+        variety: Variety | None = None
         # a generator of each iteration's own: a resumed run draws the same numbers
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
         averages = None

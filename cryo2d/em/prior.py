@@ -1,10 +1,12 @@
-"""How much signal each ring of a class average holds, from the agreement of its half-sets."""
+"""How much signal rings and regions of an average hold, from the agreement of its half-sets."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from cryo2d.physics.solvent import gaussian
 
 
 class Regularizer(Protocol):
@@ -60,3 +62,27 @@ class CountRegularizer:
         """Weights ``[k s]`` from the class sums ``den [k s]`` and counts ``[k]``."""
         one = den.sum(0) / count.sum().clamp(min=1e-20)
         return den / (den + self.particles * one).clamp(min=1e-20)
+
+
+@dataclass(frozen=True)
+class LocalRegularizer:
+    """Wiener weight of each pixel from the agreement of the half-sets around it.
+
+    Beside a molecule an average holds noise alone, even if the mask is wide, and particles would
+    align to it. With f_0 and f_1 the filtered half-set averages and G a Gaussian blur,
+
+        F = G(f_0 f_1) / G((f_0^2 + f_1^2) / 2)
+
+    is their local correlation, and 2F / (1 + F) the weight of both together, as on rings.
+
+    Args:
+        sigma: standard deviation of the blur (pixel): some resolution elements of the averages.
+    """
+
+    sigma: float
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """Weights ``[k y x]`` in 0..1 from the averages of the half-sets ``[k y x]`` each."""
+        common, each = first * second, 0.5 * (first.square() + second.square())
+        common, each = gaussian(torch.cat((common, each)), self.sigma).chunk(2)
+        return (2.0 * common / (common + each).clamp(min=1e-20)).clamp(0.0, 1.0)

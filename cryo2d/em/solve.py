@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryo2d.em.prior import Regularizer
+from cryo2d.em.prior import LocalRegularizer, Regularizer
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.fourier import fourier_shift
 from cryo2d.geometry.polar import PolarGrid
@@ -37,14 +37,18 @@ class Filtered:
 
     Attributes:
         averages: ``[k y x]``, not masked.
+        halves: the same of either half-set alone ``[h k y x]``.
         wiener: Wiener weight of each ring ``[k s]``.
         masks: ``[k y x]``.
+        local: Wiener weight of each pixel ``[k y x]``, or None.
         frc: half-set Fourier ring correlation inside the masks ``[k s]``.
     """
 
     averages: Tensor
+    halves: Tensor
     wiener: Tensor
     masks: Tensor
+    local: Tensor | None
     frc: Tensor
 
 
@@ -52,6 +56,11 @@ def least_squares(grid: PolarGrid, num: Tensor, den: Tensor) -> Tensor:
     """Unregularised averages ``[k m s]`` num / den; 0 for a class without particles."""
     floor = _FLOOR * den.amax(-1, keepdim=True)
     return num / (den + floor).clamp(min=1e-20)[..., None, :]
+
+
+def half_weight(wiener: Tensor) -> Tensor:
+    """Wiener weight of one half-set: w = SSNR / (1 + SSNR) of both together is w / (2 - w)."""
+    return wiener / (2.0 - wiener)
 
 
 def images_of(grid: PolarGrid, harmonics: Tensor) -> Tensor:
@@ -67,11 +76,13 @@ class WienerSolver:
         grid: polar grid of the statistics.
         solvent: masks and solvent level.
         regularizer: Wiener weights per ring.
+        local: Wiener weights per pixel, or None.
     """
 
     grid: PolarGrid
     solvent: SolventMask
     regularizer: Regularizer
+    local: LocalRegularizer | None = None
 
     def __call__(self, stats: SufficientStats, *, apart: bool = False) -> Solution:
         """Averages and their FRC, both inside the masks.
@@ -85,21 +96,18 @@ class WienerSolver:
         return Solution(self.bounded(raw, stats.den.sum(0)), raw.frc, halves)
 
     def _halves(self, stats: SufficientStats, raw: Filtered) -> Tensor:
-        """The averages of either half-set alone ``[h k y x]``, inside the masks of both.
-
-        A Wiener weight w = SSNR / (1 + SSNR) of both together is w / (2 - w) of one.
-        """
-        wiener = raw.wiener / (2.0 - raw.wiener)
-        harmonics = least_squares(self.grid, stats.num, stats.den) * wiener[:, None]
+        """The averages of either half-set alone ``[h k y x]``, inside the masks of both."""
+        wiener = half_weight(raw.wiener)
         halves = [
-            self.bounded(replace(raw, averages=images_of(self.grid, half), wiener=wiener), den)
-            for half, den in zip(harmonics, stats.den, strict=True)
+            self.bounded(replace(raw, averages=half, wiener=wiener), den)
+            for half, den in zip(raw.halves, stats.den, strict=True)
         ]
         return torch.stack(halves)
 
     def bounded(self, raw: Filtered, den: Tensor) -> Tensor:
         """Averages ``[k y x]`` inside their masks, flat outside; ``den [k s]`` is their weight."""
-        return self.solvent.flatten(raw.averages, raw.masks)
+        flat = self.solvent.flatten(raw.averages, raw.masks)
+        return flat if raw.local is None else flat * raw.local
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""
@@ -111,9 +119,8 @@ class WienerSolver:
     def filtered(self, stats: SufficientStats) -> Filtered:
         """Averages before any mask is put on them."""
         grid, solvent = self.grid, self.solvent
-        first, second = (
-            images_of(grid, average) for average in least_squares(grid, stats.num, stats.den)
-        )
+        apart = least_squares(grid, stats.num, stats.den)
+        first, second = (images_of(grid, half) for half in apart)
         masks = solvent.masks(0.5 * (first + second))
         frc = ring_correlation(
             grid,
@@ -125,7 +132,13 @@ class WienerSolver:
         den = stats.den.sum(0)
         wiener = self.regularizer(frc, den, stats.count.sum(0))
         harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
-        return Filtered(images_of(grid, harmonics), wiener, masks, frc)
+        halves = torch.stack(
+            [images_of(grid, half * half_weight(wiener)[:, None]) for half in apart]
+        )
+        local = None
+        if self.local is not None:
+            local = self.local(*(solvent.flatten(half, masks) for half in halves))
+        return Filtered(images_of(grid, harmonics), halves, wiener, masks, local, frc)
 
 
 @dataclass(frozen=True)

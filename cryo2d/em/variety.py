@@ -24,7 +24,7 @@ from cryo2d.physics.image import adjoint, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
 LENGTH = 4.0  # squared length <t D, D> of a component, for a particle of mean transfer
-FORGET = 0.3  # weight of a new iteration's sums
+MEMORY = 58.0  # particles per class that the sums of earlier iterations count as
 _FLOOR = 0.05  # least weight of a ring, as a part of the class's best ring
 _START = 0.3  # amplitude of a component that is not known yet, as a part of the average's
 
@@ -65,7 +65,7 @@ class VarietySums:
         for name, value in self.as_dict().items():
             value += theirs[name]
 
-    def blend(self, other: Self, gamma: float) -> Self:
+    def blend(self, other: Self, gamma: Tensor) -> Self:
         """(1 - gamma) self + gamma other."""
         mine, theirs = self.as_dict(), other.as_dict()
         return type(self)(**{n: torch.lerp(mine[n], theirs[n], gamma) for n in mine})
@@ -105,7 +105,8 @@ class Variety:
 
     def renewed(self, sums: VarietySums, grid: PolarGrid, references: Tensor) -> Self:
         """One power iteration with the sums of an iteration; averages ``[k m s]``."""
-        sums = self.sums.blend(sums, FORGET)
+        new = sums.count.sum()
+        sums = self.sums.blend(sums, new / (new + MEMORY * len(self.age)))
         transfer = sums.transfer.sum(0)
         mean = transfer / sums.count.sum(0).clamp(min=1e-20)[:, None]
         area = _area(grid, mean.device) * mean[:, None]

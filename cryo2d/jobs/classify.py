@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,24 +15,17 @@ from torch import Tensor
 
 from cryo2d.data.fingerprint import fingerprint
 from cryo2d.data.sampler import VisitPlan
-from cryo2d.em.anneal import ResolutionRamp, Uncertainty
-from cryo2d.em.clamp import ClampedSolver
 from cryo2d.em.given import KeepPoses
-from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
-from cryo2d.em.online import NoiseModel, OnlineEM
-from cryo2d.em.posterior import Expectation, maximise
-from cryo2d.em.prior import CountRegularizer, FrcRegularizer
-from cryo2d.em.solve import Recenter, WienerSolver
-from cryo2d.em.upright import Upright
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.particles import ParticleTable
 from cryo2d.jobs import record
+from cryo2d.jobs.algorithm import em_settings, optimizer_maker
 from cryo2d.jobs.limits import check_classes, check_frame
 from cryo2d.jobs.particles import load, make_particles, threads_of, with_particles
 from cryo2d.jobs.resume import check_input, remembered, resumed
 from cryo2d.physics.preprocess import TRANSFER, working_box
-from cryo2d.training.assembly import EmSettings, Frame
+from cryo2d.training.assembly import Frame
 from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.companions import Companions
 from cryo2d.training.datamodule import Particles
@@ -47,11 +39,6 @@ from cryo2d.training.references import given_references, random_references
 log = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind", bound=Classification)
-RAMP = 0.7  # part of the online iterations in which the resolution of the alignment rises
-NEVER = 1 << 62
-FINEST, MOST_SHIFT = 15.0, 0.06  # detail (Angstrom) and shift (of the box) classes are compared to
-
-FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 
 # Lightning calls what torch >= 2.11 has renamed; nothing a user can act on.
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -117,6 +104,7 @@ def fitted(cfg: DictConfig, run_dir: Path, checkpoint: str | None = None) -> Cla
         iterations=cfg.optimizer.iterations,
         full_iterations=cfg.optimizer.full_iterations,
         seed=cfg.seed,
+        growth=cfg.optimizer.batch_growth,
     )
     known = known_poses(cfg, particles, frame)
     module = module_of(Classification, cfg, particles, frame, known, given)
@@ -246,117 +234,12 @@ def told_settings(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def em_settings(
-    cfg: DictConfig, frame: Frame, known: KeepPoses | None, independent: float
-) -> EmSettings:
-    """Schedules and choices of the E-step."""
-    optimizer = cfg.optimizer
-    ramp = ResolutionRamp(
-        min(frame.first_rings, frame.align_rings), frame.align_rings, RAMP * optimizer.iterations
-    )
-    return EmSettings(
-        uncertainty=uncertainty_of(cfg),
-        rings=ramp if optimizer.iterations else lambda _: frame.align_rings,
-        first_ring=frame.first_ring,
-        step_size=instantiate(optimizer.step_size),
-        transfer=TRANSFER[cfg.model.ctf],
-        expectation=known or expectation_of(cfg),
-        scale_per_particle=cfg.model.scale_per_particle,
-        hard_last=optimizer.hard_last,
-        gather_junk=cfg.model.gather_junk,
-        independent=independent,
-        parting=round(RAMP * optimizer.iterations) if cfg.model.independent_halves else NEVER,
-        perturb_poses=cfg.model.perturb_poses,
-        seed=cfg.seed,
-        judge=judge_of(cfg, known),
-    )
-
-
-def judge_of(cfg: DictConfig, known: KeepPoses | None) -> Marginalise | None:
-    """The E-step of the class posterior that is told in the end, if it is not the usual one."""
-    wanted = cfg.model.cross_posteriors
-    wanted = not forces_max(cfg) if wanted is None else wanted
-    return Marginalise() if wanted and known is None else None
-
-
 def known_poses(cfg: DictConfig, particles: Particles, frame: Frame) -> KeepPoses | None:
     """The poses that the particles came with, if they are to be kept."""
     if cfg.model.align:
         return None
     assert particles.given_poses is not None
     return KeepPoses(particles.given_poses, frame.pixel_size)
-
-
-def expectation_of(cfg: DictConfig) -> Expectation:
-    """The E-step: poses are summed over for few classes, maximised for many."""
-    return maximise if forces_max(cfg) else Marginalise()
-
-
-def forces_max(cfg: DictConfig) -> bool:
-    """Whether only the best pose of each class counts."""
-    asked: bool | None = cfg.model.force_max
-    return cfg.model.num_classes > FEW_CLASSES if asked is None else asked
-
-
-def uncertainty_of(cfg: DictConfig) -> Uncertainty:
-    """Schedule of the uncertainty factor; without numbers it follows the online iterations."""
-    optimizer = cfg.optimizer
-    start, length = optimizer.anneal_start, optimizer.anneal_iterations
-    schedule = Uncertainty(
-        cfg.model.icuf,
-        0.1 * optimizer.iterations if start is None else start,
-        0.75 * optimizer.iterations if length is None else length,
-    )
-    end = schedule(max(0, optimizer.iterations + optimizer.full_iterations - 1))
-    if end > 1.0:
-        log.warning(
-            "The uncertainty factor only falls to %.2f: the run ends before the annealing does "
-            "(optimizer.anneal_start, .anneal_iterations).",
-            end,
-        )
-    return schedule
-
-
-def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], OnlineEM]:
-    """Builds the optimizer of a model."""
-    model = cfg.model
-    regularizer = instantiate(cfg.optimizer.regularizer) or (
-        FrcRegularizer(full=model.full_frc) if model.frc_regularizer else CountRegularizer()
-    )
-    # an average that moves leaves particles behind whose shifts are fixed
-    centred = model.recenter and model.align
-    recenter = Recenter(model.recenter_threshold, model.recenter_binary) if centred else None
-    # what the last iteration finds refers to averages that stand upright
-    second_last = cfg.optimizer.iterations + cfg.optimizer.full_iterations - 2
-    upright = Upright(frame.grid, second_last) if model.align_filaments else None
-    solver = WienerSolver(frame.grid, frame.solvent, regularizer)
-    if model.clamp_solvent:
-        solver = ClampedSolver(frame.grid, frame.solvent, regularizer, positive=model.non_negative)
-    total = cfg.optimizer.iterations
-    rings = min(frame.ring(FINEST), frame.align_rings)
-    reseed = instantiate(cfg.optimizer.reseed, total=total, _convert_="all")
-    merge = instantiate(
-        cfg.optimizer.merge,
-        total=total,
-        rings=rings,
-        max_shift=MOST_SHIFT * frame.box,
-        _convert_="all",
-    )
-
-    def make(classes: ClassModel) -> OnlineEM:
-        return OnlineEM(
-            classes,
-            solver=solver,
-            noise=NoiseModel(white=model.noise == "white"),
-            recenter=recenter,
-            merge=merge,
-            reseed=reseed,
-            variety_rings=rings,
-            upright=upright,
-            seed=cfg.seed,
-        )
-
-    return make
 
 
 def first_model(

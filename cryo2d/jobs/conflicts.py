@@ -27,6 +27,7 @@ PARTS = (
 IDLE = (
     ("model.recenter_binary", False, "model.recenter", False),
     ("model.full_frc", True, "model.frc_regularizer", False),
+    ("model.local_regularizer", None, "model.clamp_solvent", True),
     ("model.initial_scale", 1, "model.initial_references", True),
     ("model.force_max", None, "model.align", False),
     ("model.max_shift", None, "model.align", False),

@@ -150,6 +150,7 @@ def particles_of(cfg: DictConfig, run_dir: Path, device: torch.device) -> LivePa
         visits=live.visits,
         old_share=live.old_share,
         seed=cfg.seed,
+        growth=cfg.optimizer.batch_growth,
     )
     return LiveParticles(
         feed,

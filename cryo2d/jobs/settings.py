@@ -75,6 +75,7 @@ MODEL: Mapping[str, Rule] = {
     "model.zeropad": Real(least=1, most=4),
     "model.frc_regularizer": Flag(),
     "model.full_frc": Flag(),
+    "model.local_regularizer": OrNull(Flag()),
     "model.clamp_solvent": Flag(),
     "model.non_negative": Flag(),
     "model.scale_per_particle": Flag(),
@@ -92,6 +93,7 @@ MODEL: Mapping[str, Rule] = {
 OPTIMIZER: Mapping[str, Rule] = {
     "optimizer.iterations": Whole(),
     "optimizer.batch_per_class": Whole(1),
+    "optimizer.batch_growth": Real(least=1),
     "optimizer.full_iterations": Whole(),
     "optimizer.hard_last": Flag(),
     "optimizer.anneal_start": OrNull(Whole()),

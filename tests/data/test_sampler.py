@@ -21,6 +21,17 @@ def test_every_pass_visits_every_particle_once(count, batch):
     assert all(len(plan.rows(t)) == min(batch, count) for t in range(plan.iterations))
 
 
+@pytest.mark.parametrize("count", [10_000, 100, 30])
+def test_batches_grow_evenly_and_stay_one_stream(count):
+    plan = plan_of(count, 30, growth=5.0)
+    sizes = np.array([len(plan.rows(t)) for t in range(plan.iterations)])
+    even = np.linspace(10, 50, 2 * plan.iterations + 1)[1::2]
+    assert np.abs(sizes - np.minimum(even, count)).max() <= 0.5
+    stream = torch.cat([plan.rows(t) for t in range(plan.iterations)])
+    for start in range(0, len(stream) - count + 1, count):
+        assert sorted(stream[start : start + count].tolist()) == list(range(count))
+
+
 @pytest.mark.parametrize(("count", "batch"), SIZES)
 def test_an_iteration_does_not_depend_on_those_before(count, batch):
     plan = plan_of(count, batch)

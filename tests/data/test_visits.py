@@ -77,3 +77,11 @@ def test_the_last_passes_visit_everything():
     assert growing.total == 10
     assert [growing.is_full(iteration) for iteration in (7, 8, 9)] == [False, True, True]
     assert growing.rows(8).tolist() == list(range(50))
+
+
+def test_batches_of_the_opening_grow():
+    growing = plan(growth=4.0)
+    growing.grow(500)
+    # from 8 to 32, 20 on average
+    assert [len(run(growing, iteration)) for iteration in range(5)] == [10, 15, 20, 25, 30]
+    assert growing.batch == 32

@@ -7,6 +7,7 @@ from synthetic import NoMask, Synthetic, search_of, synthetic
 from cryo2d.em.clamp import ClampedSolver
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
+from cryo2d.em.population import Reseed
 from cryo2d.em.posterior import Posterior
 from cryo2d.em.prior import FrcRegularizer
 from cryo2d.em.score import PoseScorer
@@ -76,6 +77,25 @@ def test_sums_are_blended_as_means_over_particles(device):
     # 24 particles and 6: a fifth of the mean is the sum of all, up to the scale
     assert_same((first + second).scaled(24 / 30), optimizer.stats)
     assert float(optimizer.stats.count.sum()) == pytest.approx(24, rel=1e-4)
+
+
+def test_a_class_that_a_small_batch_misses_is_not_dead(device):
+    data = synthetic(30)
+
+    def sums(scale: float, *, third: bool) -> SufficientStats:
+        stats = at_truth(data, device, slice(0, 30)).scaled(scale)
+        if not third:
+            for tensor in (stats.num, stats.den, stats.count):
+                tensor[:, 2] = 0.0
+        return stats
+
+    # of 3 and of 300 particles
+    for scale, gone in ((0.1, False), (10.0, True)):
+        optimizer = optimizer_of(data, device, reseed=Reseed(total=4, at=(0.25,)))
+        optimizer.step(stats=sums(1.0, third=True), iteration=0)
+        optimizer.param_groups[0]["lr"] = 0.3
+        optimizer.step(stats=sums(scale, third=False), iteration=1)
+        assert (2 in optimizer.begun.tolist()) == gone
 
 
 def test_a_step_size_of_zero_changes_nothing(device):

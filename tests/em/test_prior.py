@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from cryo2d.em.prior import CountRegularizer, FrcRegularizer
+from cryo2d.em.prior import CountRegularizer, FrcRegularizer, LocalRegularizer
+from cryo2d.physics.mask import radius_grid
 
 DEN, COUNT = torch.ones(2, 9), torch.ones(2)
 
@@ -52,3 +53,27 @@ def test_count_regularizer_is_worth_a_number_of_particles(count, device):
     )
     expected = (counts / (counts + 5.0))[:, None].expand_as(weight)
     torch.testing.assert_close(weight, expected)
+
+
+def test_regions_where_the_half_sets_agree_by_chance_alone_have_no_weight(rng, device):
+    noise = torch.from_numpy(rng.normal(size=(2, 40, 48, 48))).float().to(device)
+    disc = radius_grid(48).to(device) < 10
+    first, second = 3.0 * disc + noise
+    weight = LocalRegularizer(4.0)(first, second)
+    # SSNR 9 of a half, 18 of both, in the middle; nothing a few blur lengths beside it
+    inside, beside = radius_grid(48).to(device) < 3, radius_grid(48).to(device) > 20
+    assert weight[:, inside].mean() == pytest.approx(18 / 19, abs=0.03)
+    assert float(weight[:, beside].mean()) < 0.12
+    assert float(weight.min()) >= 0.0
+    assert float(weight.max()) <= 1.0
+
+
+@pytest.mark.parametrize("ssnr", [0.2, 1.0, 5.0])
+def test_the_local_weight_is_that_of_both_halves_together(ssnr, rng):
+    # the same signal-to-noise ratio everywhere
+    signal, *noise = torch.from_numpy(rng.normal(size=(3, 20, 64, 64))).float()
+    first, second = (ssnr**0.5 * signal + part for part in noise)
+    weight = LocalRegularizer(30.0)(first, second)
+    torch.testing.assert_close(
+        weight.mean((1, 2)).mean(), torch.tensor(2 * ssnr / (2 * ssnr + 1)), atol=0.02, rtol=0
+    )
