@@ -298,9 +298,14 @@ def is_known(job: str, key: str) -> bool:
     return any(
         name == key
         or name.startswith(f"{key}.")
-        or (isinstance(rule, OPEN) and key.startswith(f"{name}."))
+        or (_is_open(rule) and key.startswith(f"{name}."))
         for name, rule in SETTINGS[job].items()
     )
+
+
+def _is_open(rule: Rule) -> bool:
+    """Whether a setting has parts of its own."""
+    return isinstance(rule.rule if isinstance(rule, OrNull) else rule, OPEN)
 
 
 def unknown(job: str, key: str, value: object, also: tuple[str, ...] = ()) -> Problem:

@@ -88,7 +88,7 @@ class Classification(pl.LightningModule):
         self._found: dict[str, Tensor] = {}
         self._sums: Sums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
-        self._junk: tuple[int, Tensor] | None = None  # where it goes, and all classes of it
+        self._junk: tuple[int, Tensor] | None = None  # where it goes, and classes it stays in
         self._portions = Portions()
         self._threads = Threads(1)
 
@@ -148,7 +148,8 @@ class Classification(pl.LightningModule):
             self.typical.copy_(gains.typical)
             if self.settings.gather_junk:
                 is_junk = gains.junk(self._scorers[0].log_choices)
-                self._junk = (int(gains.classes.argmin()), is_junk) if is_junk.any() else None
+                stay = is_junk | (gains.counts == 0)  # nothing is known of a class begun anew
+                self._junk = (int(gains.classes.argmin()), stay) if is_junk.any() else None
 
     @property
     def _online(self) -> OnlineEM:
@@ -241,9 +242,9 @@ class Classification(pl.LightningModule):
             grid = self._online.variety_grid
             add_variety(sums.variety, grid, images, peak.best_poses, *self._described)
         if self._junk is not None:
-            gathered, is_junk = self._junk
+            gathered, stay = self._junk
             # classes of junk keep their own, so that none is emptied
-            good = ~is_junk[peak.best_poses.classes]
+            good = ~stay[peak.best_poses.classes]
             posterior = posterior.moved(good & (outlier > LIMIT), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images)

@@ -32,6 +32,7 @@ def test_nonsense_suggests_nothing():
         ("logger.mine.anything", True),
         ("hardware.trainer.limit_train_batches", True),
         ("optimizer.step_size.floor", True),
+        ("optimizer.reseed.settle", True),
         ("loggers", False),
     ],
 )
