@@ -80,7 +80,7 @@ def test_several_loggers_at_once():
 def test_the_reference_experiment_has_the_reference_schedule():
     optimizer = composed("classify", "experiment=reference").optimizer
     assert (optimizer.iterations, optimizer.batch_per_class) == (20, 100)
-    assert optimizer.full_iterations == 1
+    assert (optimizer.full_iterations, optimizer.batch_growth) == (1, 1)
 
 
 def test_every_object_exists_and_takes_the_arguments_it_is_given():

@@ -120,6 +120,7 @@ def test_more_classes_than_particles_are_refused_before_images_are_read(star, tm
         ("model.non_negative=true",),
         ("model.recenter=false", "model.recenter_binary=true"),
         ("model.frc_regularizer=false", "model.full_frc=false"),
+        ("model.clamp_solvent=true", "model.local_regularizer=true"),
         ("model.initial_references=a.mrcs", "model.initial_scale=0.5"),
     ],
 )
