@@ -114,7 +114,7 @@ class Draw:
             # without it averages of few particles are full of noise
             "model.frc_regularizer": bool(rng.random() < 0.85),
             "model.local_regularizer": None if rng.random() < 0.8 else False,
-            "optimizer.iterations": int(np.exp(rng.uniform(np.log(10 if clean else 4), np.log(60)))),
+            "optimizer.iterations": int(rng.integers(10 if clean else 4, 28)),
             "optimizer.batch_per_class": int(rng.integers(12, 25)),
             "seed": int(rng.integers(2**31)),
         }

@@ -296,9 +296,7 @@ SETTINGS: Mapping[str, Mapping[str, Rule]] = {
 def is_known(job: str, key: str) -> bool:
     """Whether a dotted key is a setting of the job, a group of them, or part of a free object."""
     return any(
-        name == key
-        or name.startswith(f"{key}.")
-        or (_is_open(rule) and key.startswith(f"{name}."))
+        name == key or name.startswith(f"{key}.") or (_is_open(rule) and key.startswith(f"{name}."))
         for name, rule in SETTINGS[job].items()
     )
 
