@@ -66,9 +66,14 @@ class Gains:
         return cls(overall, torch.stack(medians), counts)
 
     @property
+    def known(self) -> Tensor:
+        """Which classes have members enough to tell what is typical of them ``[k]`` (bool)."""
+        return self.counts >= _ENOUGH
+
+    @property
     def classes(self) -> Tensor:
         """Median of each class ``[k]``; ``overall`` for classes of few members."""
-        return torch.where(self.counts >= _ENOUGH, self.own, self.overall)
+        return torch.where(self.known, self.own, self.overall)
 
     @property
     def typical(self) -> Tensor:

@@ -148,7 +148,7 @@ class Classification(pl.LightningModule):
             self.typical.copy_(gains.typical)
             if self.settings.gather_junk:
                 is_junk = gains.junk(self._scorers[0].log_choices)
-                stay = is_junk | (gains.counts == 0)  # nothing is known of a class begun anew
+                stay = is_junk | ~gains.known  # as in a class begun anew
                 self._junk = (int(gains.classes.argmin()), stay) if is_junk.any() else None
 
     @property

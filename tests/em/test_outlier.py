@@ -62,6 +62,7 @@ def test_small_particles_are_measured_by_their_own_class():
     gains = Gains.of(gain, classes, 4)
     assert float(gains.overall) == pytest.approx(400.0, abs=10.0)
     assert gains.classes.tolist() == pytest.approx([400.0, 60.0, 5.0, 400.0], abs=12.0)
+    assert gains.known.tolist() == [True, True, True, False]
     assert float(outlier(small, gains.typical[classes[40:60]]).abs().max()) < 0.3
     # a clump in the class of the large ones
     assert float(outlier(torch.tensor([60.0]), gains.typical[:1])) > 0.8
