@@ -148,9 +148,9 @@ class OnlineEM(torch.optim.Optimizer):
         if running is None or whole:
             running = stats
         else:
-            # per-particle means, so that batches of any size weigh gamma
-            share = running.count.sum() / stats.count.sum().clamp(min=1e-20)
-            running = running.blend(stats.scaled(float(share)), gamma)
+            # per-particle means, so that batches of any size weigh gamma; the sums count as a batch
+            share = stats.count.sum() / running.count.sum().clamp(min=1e-20)
+            running = running.scaled(float(share)).blend(stats, gamma)
         described, self.begun = None, self.begun[:0]
         recent = self._recent(stats)
         if not whole:

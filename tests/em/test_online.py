@@ -75,8 +75,8 @@ def test_sums_are_blended_as_means_over_particles(device):
     optimizer.param_groups[0]["lr"] = 0.2
     optimizer.step(stats=second, iteration=1)
     # 24 particles and 6: a fifth of the mean is the sum of all, up to the scale
-    assert_same((first + second).scaled(24 / 30), optimizer.stats)
-    assert float(optimizer.stats.count.sum()) == pytest.approx(24, rel=1e-4)
+    assert_same((first + second).scaled(6 / 30), optimizer.stats)
+    assert float(optimizer.stats.count.sum()) == pytest.approx(6, rel=1e-4)
 
 
 def test_a_class_that_a_small_batch_misses_is_not_dead(device):
