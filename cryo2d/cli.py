@@ -186,16 +186,17 @@ def _prepare(locks: ExitStack) -> str:
     typed = [overrides.quoted(job, text) for text in overrides.gathered(job, typed)]
     if settings_file.RESUME in settings.SETTINGS[job]:
         typed = settings_file.completed(typed)
+    multirun = args.multirun or "hydra.mode=MULTIRUN" in typed
     if not (args.hydra_help or args.shell_completion):
         overrides.check(
             job,
             typed,
             config_dir(),
             extra_dir=Path(args.config_dir) if args.config_dir else None,
-            multirun=args.multirun or "hydra.mode=MULTIRUN" in typed,
+            multirun=multirun,
             names_only=bool(args.cfg or args.info),
         )
-    given, multirun = list(typed), args.multirun or "hydra.mode=MULTIRUN" in typed
+    given = list(typed)
     if settings_file.RESUME in settings.SETTINGS[job] and not args.multirun:
         typed += settings_file.in_place(typed)
     if not (args.cfg or args.info or args.hydra_help or args.shell_completion):

@@ -30,7 +30,7 @@ def batch_of(iteration: int, *, iterations: int, mean: float, growth: float) -> 
     While averages are poor, many small batches bring them further than few large ones; later
     there is more to be averaged over.
     """
-    part = min(1.0, (iteration + 0.5) / iterations)
+    part = min(1.0, (iteration + 0.5) / max(1, iterations))
     return max(1, round(2.0 * mean * (1.0 + (growth - 1.0) * part) / (1.0 + growth)))
 
 

@@ -21,6 +21,8 @@ from cryo2d.em.upright import Upright
 from cryo2d.em.variety import Variety, VarietySums
 from cryo2d.geometry.polar import PolarGrid
 
+_ENOUGH = 25.0  # particles per class that tell the shares of the classes
+
 
 @dataclass(frozen=True)
 class NoiseModel:
@@ -48,9 +50,6 @@ class NoiseModel:
             power = mean[:, None].expand_as(power)
         power = torch.maximum(power, self.floor * power.mean(1, keepdim=True))
         return torch.where(stats.particles[:, None] > 0, power, before)
-
-
-_ENOUGH = 25.0  # particles per class that tell the shares of the classes
 
 
 class OnlineEM(torch.optim.Optimizer):

@@ -37,7 +37,7 @@ class Filtered:
 
     Attributes:
         averages: ``[k y x]``, not masked.
-        halves: the same of either half-set alone ``[h k y x]``.
+        halves: the same of either half-set alone ``[h k y x]``, or None.
         wiener: Wiener weight of each ring ``[k s]``.
         masks: ``[k y x]``.
         local: Wiener weight of each pixel ``[k y x]``, or None.
@@ -45,7 +45,7 @@ class Filtered:
     """
 
     averages: Tensor
-    halves: Tensor
+    halves: Tensor | None
     wiener: Tensor
     masks: Tensor
     local: Tensor | None
@@ -91,12 +91,13 @@ class WienerSolver:
             stats: sums of the half-sets.
             apart: whether to make averages of either half-set alone, too.
         """
-        raw = self.filtered(stats)
+        raw = self.filtered(stats, apart=apart)
         halves = self._halves(stats, raw) if apart else None
         return Solution(self.bounded(raw, stats.den.sum(0)), raw.frc, halves)
 
     def _halves(self, stats: SufficientStats, raw: Filtered) -> Tensor:
         """The averages of either half-set alone ``[h k y x]``, inside the masks of both."""
+        assert raw.halves is not None
         wiener = half_weight(raw.wiener)
         halves = [
             self.bounded(replace(raw, averages=half, wiener=wiener), den)
@@ -116,11 +117,16 @@ class WienerSolver:
             halves = torch.stack([fourier_shift(half, shift) for half in halves])
         return Solution(fourier_shift(solution.averages, shift), solution.frc, halves)
 
-    def filtered(self, stats: SufficientStats) -> Filtered:
-        """Averages before any mask is put on them."""
+    def filtered(self, stats: SufficientStats, *, apart: bool = False) -> Filtered:
+        """Averages before any mask is put on them.
+
+        Args:
+            stats: sums of the half-sets.
+            apart: whether to filter those of either half-set alone, too; local weights need them.
+        """
         grid, solvent = self.grid, self.solvent
-        apart = least_squares(grid, stats.num, stats.den)
-        first, second = (images_of(grid, half) for half in apart)
+        plain = least_squares(grid, stats.num, stats.den)
+        first, second = (images_of(grid, half) for half in plain)
         masks = solvent.masks(0.5 * (first + second))
         frc = ring_correlation(
             grid,
@@ -132,11 +138,11 @@ class WienerSolver:
         den = stats.den.sum(0)
         wiener = self.regularizer(frc, den, stats.count.sum(0))
         harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
-        halves = torch.stack(
-            [images_of(grid, half * half_weight(wiener)[:, None]) for half in apart]
-        )
-        local = None
-        if self.local is not None:
+        halves = local = None
+        if apart or self.local is not None:
+            weight = half_weight(wiener)[:, None]
+            halves = torch.stack([images_of(grid, half * weight) for half in plain])
+        if self.local is not None and halves is not None:
             local = self.local(*(solvent.flatten(half, masks) for half in halves))
         return Filtered(images_of(grid, harmonics), halves, wiener, masks, local, frc)
 

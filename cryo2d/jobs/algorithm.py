@@ -99,8 +99,7 @@ def solver_of(cfg: DictConfig, frame: Frame) -> WienerSolver:
     )
     if model.clamp_solvent:
         return ClampedSolver(grid, solvent, regularizer, positive=model.non_negative)
-    # flat outside the mask or by their own agreement: a clamped average inside it is free
-    wanted = True if model.local_regularizer is None else model.local_regularizer
+    wanted = model.local_regularizer is not False
     local = LocalRegularizer(NEAR * solvent.outer) if wanted else None
     return WienerSolver(grid, solvent, regularizer, local)
 

@@ -85,3 +85,9 @@ def test_batches_of_the_opening_grow():
     # from 8 to 32, 20 on average
     assert [len(run(growing, iteration)) for iteration in range(5)] == [10, 15, 20, 25, 30]
     assert growing.batch == 32
+
+
+def test_without_an_opening_batches_have_their_mean_size():
+    growing = plan(iterations=0, growth=4.0)
+    growing.grow(50)
+    assert len(run(growing, 0)) == growing.batch == 20
