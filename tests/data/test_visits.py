@@ -90,4 +90,5 @@ def test_batches_of_the_opening_grow():
 def test_without_an_opening_batches_have_their_mean_size():
     growing = plan(iterations=0, growth=4.0)
     growing.grow(50)
-    assert len(run(growing, 0)) == growing.batch == 20
+    assert growing.batch == 20
+    assert len(run(growing, 0)) == growing.fresh  # none of them has had its visits
