@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 LIMIT = 0.65  # outlier measure beyond which a particle counts as junk
+NOISE = 3.0  # standard deviations below the typical gain that noise hardly takes a particle
 _ENOUGH = 10  # members that tell what is typical of a class
 
 
@@ -37,6 +38,16 @@ def free_blob(power: Tensor, ring_weights: Tensor) -> Tensor:
 def outlier(gain: Tensor, typical: Tensor) -> Tensor:
     """1 - gain / typical ``[n]``; 0 where the typical gain is not positive."""
     return torch.where(typical > 0, 1.0 - gain / typical.clamp(min=1e-6), 0.0)
+
+
+def is_junk(gain: Tensor, typical: Tensor) -> Tensor:
+    """Whether a particle is no member of its class ``[n]`` (bool).
+
+    Its outlier measure is beyond ``LIMIT``, and noise does not explain that: the log likelihood
+    that an average of expected gain g adds to an empty image has the variance 2 g.
+    """
+    unexplained = gain < typical - NOISE * (2.0 * typical).clamp(min=0.0).sqrt()
+    return (outlier(gain, typical) > LIMIT) & unexplained
 
 
 @dataclass(frozen=True)

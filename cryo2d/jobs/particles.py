@@ -94,6 +94,7 @@ def preprocessor_of(cfg: DictConfig, frame: Frame, raw_box: int) -> Preprocessor
         window_outer=cfg.data.window_outer,
         invert=cfg.data.invert,
         ignore_dc=cfg.data.ignore_dc,
+        remove_ramp=cfg.data.remove_ramp,
     )
 
 

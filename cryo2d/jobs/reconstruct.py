@@ -170,6 +170,7 @@ def preprocessor_of(cfg: DictConfig, source: Source, frame: Frame) -> Preprocess
         window_outer=source.inherited(None, "data.window_outer", 0.99),
         invert=source.inherited(cfg.data.invert, "data.invert", False),
         ignore_dc=source.inherited(None, "data.ignore_dc", False),
+        remove_ramp=source.inherited(None, "data.remove_ramp", True),
     )
 
 

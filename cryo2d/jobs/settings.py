@@ -52,6 +52,7 @@ DATA: Mapping[str, Rule] = {
     "data.window_inner": Real(above=0, most=1.5, unit="fraction of the half box"),
     "data.window_outer": Real(above=0, most=1.5, unit="fraction of the half box"),
     "data.ignore_dc": Flag(),
+    "data.remove_ramp": Flag(),
     "data.cache": Text("ram, a folder, or off (in quotes in a yaml file)"),
     "data.max_particles": OrNull(Whole(1)),
     "data.max_bad_fraction": Real(least=0, most=1),

@@ -27,7 +27,9 @@ class Preprocessor:
 
     The background outside ``background_radius`` gets mean 0 and standard deviation 1 (RELION's
     normalisation), a soft window takes the corners away, the image is Fourier-cropped to the
-    working box and sampled on rings.
+    working box and sampled on rings. With ``remove_ramp`` the plane through the background goes
+    first: a slope of the ice is no noise that is independent from one frequency to the next, and
+    the likelihood of an average that has one would count it many times.
 
     Rings begin at 1/box, so that the DC term itself is no sample; but the window spreads a constant
     over the first rings. With ``ignore_dc`` the mean under the window, ``sum w x / sum w``, goes
@@ -42,6 +44,7 @@ class Preprocessor:
         window_outer: end of the soft edge, as a part of the half box.
         invert: whether protein is dark in the raw images.
         ignore_dc: whether the mean under the window is taken away.
+        remove_ramp: whether a plane is taken away, and not the mean of the background alone.
     """
 
     grid: PolarGrid
@@ -52,12 +55,24 @@ class Preprocessor:
     window_outer: float = 0.99
     invert: bool = False
     ignore_dc: bool = True
+    remove_ramp: bool = False
 
     @cached_property
     def _background(self) -> Tensor:
         """Weights of the mean over the background ``[y x]``."""
         outside = radius_grid(self.raw_box) > self.background_radius * self.raw_box / 2
         return outside.float() / outside.sum()
+
+    @cached_property
+    def _slope(self) -> tuple[Tensor, Tensor]:
+        """x and y, and the weights of the background's least-squares slopes ``[2 y x]`` each."""
+        axis = torch.arange(self.raw_box, dtype=torch.float64) - self.raw_box // 2
+        axes = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))
+        outside = self._background > 0
+        centred = axes - axes[:, outside].mean(1)[:, None, None]
+        inside = torch.where(outside, centred, 0.0).flatten(1)
+        fit = torch.linalg.solve(inside @ inside.T, inside).view_as(axes)
+        return centred.float(), fit.float()
 
     @cached_property
     def _window(self) -> Tensor:
@@ -76,10 +91,13 @@ class Preprocessor:
         return float(self._window.square().mean())
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images with background mean 0 and standard deviation 1, protein white."""
+        """Images with background flat, its mean 0 and standard deviation 1, protein white."""
         weight = self._background.to(images.device)
         unbiased = 1.0 / (1.0 - 1.0 / (weight > 0).sum())
         centred = images - _mean(images, weight)
+        if self.remove_ramp:
+            axes, fit = (part.to(images.device).flatten(1) for part in self._slope)
+            centred = centred - ((centred.flatten(1) @ fit.T) @ axes).view_as(centred)
         deviation = (unbiased * _mean(centred.square(), weight)).sqrt()
         return centred * ((-1.0 if self.invert else 1.0) / deviation.clamp(min=1e-20))
 

@@ -14,7 +14,7 @@ from cryo2d.data.sampler import Plan, Shares
 from cryo2d.em.coarse import PORTION
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
-from cryo2d.em.outlier import LIMIT, Gains, free_blob
+from cryo2d.em.outlier import Gains, free_blob, is_junk
 from cryo2d.em.outlier import outlier as outlier_of
 from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import PoseScorer
@@ -147,9 +147,9 @@ class Classification(pl.LightningModule):
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
             if self.settings.gather_junk:
-                is_junk = gains.junk(self._scorers[0].log_choices)
-                stay = is_junk | ~gains.known  # as in a class begun anew
-                self._junk = (int(gains.classes.argmin()), stay) if is_junk.any() else None
+                junk = gains.junk(self._scorers[0].log_choices)
+                stay = junk | ~gains.known  # as in a class begun anew
+                self._junk = (int(gains.classes.argmin()), stay) if junk.any() else None
 
     @property
     def _online(self) -> OnlineEM:
@@ -235,7 +235,8 @@ class Classification(pl.LightningModule):
             uncertainty=self.settings.uncertainty(iteration),
         )
         peak = posterior.peak()
-        outlier = self._outlier(peak, images, scorer)
+        gain, typical = self._gains_of(peak, images, scorer)
+        outlier = outlier_of(gain, typical)
         # the noise is what is left by the class a particle looks like, even if it is junk
         add_residual(stats, self.grid, images, peak.best_poses, scorer.harmonics)
         if sums.variety is not None:
@@ -245,7 +246,7 @@ class Classification(pl.LightningModule):
             gathered, stay = self._junk
             # classes of junk keep their own, so that none is emptied
             good = ~stay[peak.best_poses.classes]
-            posterior = posterior.moved(good & (outlier > LIMIT), gathered)
+            posterior = posterior.moved(good & is_junk(gain, typical), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images)
         power = images.power[:, self._band(iteration)].sum(1)
@@ -269,14 +270,16 @@ class Classification(pl.LightningModule):
         own = torch.where(stays, own, found.class_posterior)
         return replace(found, class_posterior=own, class_ess=ess)
 
-    def _outlier(self, peak: Posterior, images: WeightedImages, scorer: PoseScorer) -> Tensor:
-        """Outlier measure ``[n]``; what is typical comes from earlier iterations, or this batch."""
+    def _gains_of(
+        self, peak: Posterior, images: WeightedImages, scorer: PoseScorer
+    ) -> tuple[Tensor, Tensor]:
+        """Gains over a free blob, and typical ones, of earlier iterations or this batch ``[n]``."""
         band = slice(self.settings.first_ring, scorer.coarse.grid.num_rings)
         weights = self._samples.to(self.device)[band]
         gain = peak.gain - free_blob(images.power[:, band], weights)
         self.gains[images.index] = gain
         typical = self.typical[peak.best_poses.classes]
-        return outlier_of(gain, torch.where(typical > 0, typical, gain.median()))
+        return gain, torch.where(typical > 0, typical, gain.median())
 
     @property
     def _samples(self) -> Tensor:

@@ -111,6 +111,7 @@ def test_whatever_changes_the_samples_changes_the_key(table: ParticleTable) -> N
         {"window_outer": 0.9},
         {"invert": True},
         {"ignore_dc": False},
+        {"remove_ramp": True},
     ):
         keys.append(key_of(prepared(table, **change).identity()))
     keys.append(key_of(replace(plain, int8_signed=False).identity()))
