@@ -18,6 +18,7 @@ from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.upright import Upright
 from cryo2d.physics.preprocess import TRANSFER
 from cryo2d.training.assembly import EmSettings, Frame
+from cryo2d.training.judge import SAMPLE, Judge
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,13 @@ def em_settings(
     )
 
 
-def judge_of(cfg: DictConfig, known: KeepPoses | None) -> Marginalise | None:
-    """The E-step of the class posterior that is told in the end, if it is not the usual one."""
-    wanted = cfg.model.cross_posteriors
-    wanted = not forces_max(cfg) if wanted is None else wanted
-    return Marginalise() if wanted and known is None else None
+def judge_of(cfg: DictConfig, known: KeepPoses | None) -> Judge | None:
+    """What tells in the end how sure classes are, if it is not the E-step alone."""
+    wanted: bool | None = cfg.model.cross_posteriors
+    if wanted is False or known is not None:
+        return None
+    each = wanted or not forces_max(cfg)
+    return Judge(Marginalise(), None if each else SAMPLE)
 
 
 def expectation_of(cfg: DictConfig) -> Expectation:

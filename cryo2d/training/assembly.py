@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cryo2d.em.marginal import Marginalise
 from cryo2d.em.posterior import Expectation
 from cryo2d.em.search import PoseSearch
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import Transfer
 from cryo2d.physics.solvent import SolventMask
+from cryo2d.training.judge import Judge
 
 CORNER_INNER, CORNER_OUTER = 0.85, 0.97  # default mask, as parts of the half box
 FIRST_DETAIL = 1.0 / 5.5  # wavelength at which the alignment starts, as a part of the extent
@@ -117,8 +117,8 @@ class EmSettings:
         gather_junk: whether passes over all particles put outliers into the class that has most.
         independent: share of the Fourier samples that are independent.
         parting: iteration from which each half-set is aligned to its own averages.
-        judge: how the class posterior that is told in the end follows from averages of the other
-            half-set; None for that of the assignment itself.
+        judge: how far class posteriors can be believed in the end, by averages of the other
+            half-set; None for those of the assignment itself.
         perturb_poses: whether the grid of coarse rotations is offset at random.
         seed: of the random grid offsets.
     """
@@ -136,4 +136,4 @@ class EmSettings:
     parting: int
     perturb_poses: bool
     seed: int
-    judge: Marginalise | None = None
+    judge: Judge | None = None

@@ -25,6 +25,7 @@ from cryo2d.em.variety import VarietySums, add_variety
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import WeightedImages, weigh
 from cryo2d.training.assembly import EmSettings
+from cryo2d.training.judge import calibrated
 from cryo2d.training.portions import Portions
 from cryo2d.training.ranks import ALONE, Ranks, unpacked
 from cryo2d.training.summary import Step, VisitLog, summarize
@@ -85,6 +86,9 @@ class Classification(pl.LightningModule):
         self.register_buffer("scale", torch.ones(len(halves)))
         self.register_buffer("gains", torch.full((len(halves),), math.nan))
         self.register_buffer("typical", torch.zeros(model.num_classes))
+        # of a sample, in the last iteration
+        self.judged: Tensor
+        self.register_buffer("judged", torch.full((len(halves),), math.nan), persistent=False)
         self._found: dict[str, Tensor] = {}
         self._sums: Sums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
@@ -251,24 +255,13 @@ class Classification(pl.LightningModule):
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images)
         power = images.power[:, self._band(iteration)].sum(1)
         found = posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
-        others = [one for one in self._scorers if one is not scorer]
-        ends = others and iteration == self.plan.total - 1
-        return self._judged(found, peak, images, others[0]) if ends else found
-
-    def _judged(
-        self, found: Assignments, peak: Posterior, images: WeightedImages, other: PoseScorer
-    ) -> Assignments:
-        """What was found, with the class posterior by averages that do not hold the particle."""
-        if self.settings.judge is None:
-            return found
-        prior = torch.zeros_like(self.typical)
-        classes = self.settings.judge(other, images, log_prior=prior, uncertainty=1.0).classes
-        classes /= classes.sum(1, keepdim=True)  # rounding
-        own = classes.gather(1, found.class_index[:, None])[:, 0]
-        stays = found.class_index == peak.best_poses.classes  # of what was moved nothing is said
-        ess = torch.where(stays, 1.0 / classes.square().sum(1), found.class_ess)
-        own = torch.where(stays, own, found.class_posterior)
-        return replace(found, class_posterior=own, class_ess=ess)
+        judge, others = self.settings.judge, [one for one in self._scorers if one is not scorer]
+        if judge is not None and others and iteration == self.plan.total - 1:
+            stays = found.class_index == peak.best_poses.classes
+            found, self.judged[images.index] = judge(
+                found, stays, images, others[0], len(self.halves)
+            )
+        return found
 
     def _gains_of(
         self, peak: Posterior, images: WeightedImages, scorer: PoseScorer
@@ -355,6 +348,8 @@ class Classification(pl.LightningModule):
             seconds=time.perf_counter() - self._started,
         )
         if self._found:
+            said = self._found["class_posterior"]
+            self._found["class_posterior"] = calibrated(said, self.judged)
             # nothing is known of the members of a class that was begun anew
             begun = self._online.begun.to(self.device)
             self.gains[torch.isin(self._found["class_index"], begun)] = math.nan
@@ -368,16 +363,17 @@ class Classification(pl.LightningModule):
         *total, self._kept = self.ranks.total([*sums.as_dict().values(), self._kept])
         rows = self.shares.split(self.plan.rows(iteration))
         own = self._visits.matrix(self.device)
-        own = torch.cat((own, self.gains[rows[self.ranks.rank]][:, None]), dim=1)
+        mine = rows[self.ranks.rank]
+        own = torch.cat((own, self.gains[mine, None], self.judged[mine, None]), dim=1)
         self._visits = VisitLog()
         parts = self.ranks.columns(own, [len(part) for part in rows])
         for rank, (index, part) in enumerate(zip(rows, parts, strict=True)):
-            found = unpacked(part[:, :-1])
+            found = unpacked(part[:, :-2])
             if rank == self.ranks.rank:
                 self._visits.add(found)
             elif len(index):
                 self._record(index, found)
-                self.gains[index] = part[:, -1]
+                self.gains[index], self.judged[index] = part[:, -2:].unbind(1)
         return sums.replaced(total)
 
     def _normalise_scale(self) -> None:

@@ -7,7 +7,7 @@ from scipy.stats import norm
 from synthetic import search_of, synthetic
 
 from cryo2d.em.marginal import Marginalise
-from cryo2d.em.outlier import Gains, free_blob, outlier
+from cryo2d.em.outlier import Gains, free_blob, is_junk, outlier
 from cryo2d.em.posterior import maximise
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.stats import SufficientStats
@@ -77,6 +77,20 @@ def test_small_particles_are_measured_by_their_own_class():
     classes[:5] = 3
     gain[:5] = 4.0
     assert Gains.of(gain, classes, 4).junk(12.0).tolist() == [False, False, True, True]
+
+
+def test_what_noise_explains_is_no_junk():
+    # gains of members whose expectation is g have the variance 2 g
+    generator = torch.Generator().manual_seed(1)
+    for expected in (12.0, 40.0, 300.0):
+        typical = torch.full((20_000,), expected)
+        gain = expected + (2.0 * expected) ** 0.5 * torch.randn(20_000, generator=generator)
+        assert float(is_junk(gain, typical).float().mean()) < 0.003
+    # of small particles an empty box cannot be told, of large ones it can
+    empty = torch.zeros(3)
+    assert is_junk(empty, torch.tensor([12.0, 40.0, 300.0])).tolist() == [False, True, True]
+    # contrast varies more than noise: what explains half as much is no junk
+    assert not is_junk(torch.tensor([150.0]), torch.tensor([300.0]))
 
 
 @pytest.mark.parametrize("step", [maximise, Marginalise()])

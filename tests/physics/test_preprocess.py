@@ -100,6 +100,25 @@ def test_a_constant_inside_the_window_is_ignored(rng, device):
     assert float(change[0]) > 3 * float(change[-1])
 
 
+def test_a_ramp_of_the_background_is_taken_away(rng, device):
+    level = Preprocessor(PolarGrid(32, 14), 48, remove_ramp=True)
+    images = raw_boxes(rng, 3, 48).to(device)
+    axis = torch.arange(48, device=device) - 20.0
+    sloped = images + 0.05 * axis[:, None] - 0.02 * axis + 3.0
+    torch.testing.assert_close(level(sloped), level(images), atol=2e-4, rtol=1e-3)
+    # a line through the background, and nothing else
+    flat, plain = level.normalise(images), Preprocessor(PolarGrid(32, 14), 48).normalise(images)
+    outside = radius_grid(48) > 0.9 * 24
+    scale = (flat[:, outside] * plain[:, outside]).mean(1) / flat[:, outside].square().mean(1)
+    plane = torch.stack(
+        (axis.expand(48, 48), axis[:, None].expand(48, 48), 0 * axis + 1 + 0 * axis[:, None])
+    )
+    left = (plain - scale[:, None, None] * flat).flatten(1)
+    fitted = torch.linalg.lstsq(plane.flatten(1).T, left.T).solution
+    torch.testing.assert_close(plane.flatten(1).T @ fitted, left.T, atol=1e-4, rtol=1e-3)
+    assert float(flat[:, outside].std(1).sub(1).abs().max()) < 1e-4
+
+
 @pytest.mark.parametrize("window", [True, False])
 def test_ignoring_the_dc_term_takes_the_mean_away(window, rng, device):
     grid = PolarGrid(48, 20)
