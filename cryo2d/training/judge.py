@@ -2,9 +2,9 @@
 
 Averages hold the noise of their own members, and the best of many poses fits noise, too: the
 posterior of the E-step is too sure. A particle is judged by averages of the other half-set, with
-poses summed over. That takes longer than finding its class, so that of many particles a sample is
-judged, and what is said of all follows from it: with p the posterior of the E-step and q the judged
-one,
+poses summed over. Classes that show the same view count as one: which of them a particle goes to is
+chance. That takes longer than finding its class, so that of many particles a sample is judged, and
+what is said of all follows from it: with p the posterior of the E-step and q the judged one,
 
     logit q ~ a + b logit p,
 
@@ -13,6 +13,7 @@ fitted by the cross entropy (Platt 1999, Advances in Large Margin Classifiers, 6
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -20,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from cryo2d.em.marginal import Marginalise
 from cryo2d.em.score import PoseScorer
 from cryo2d.physics.preprocess import WeightedImages
+from cryo2d.training.superclasses import Grouping
 from cryo2d.types import Assignments
 
 SAMPLE = 1000  # particles that tell how far the posteriors of all can be believed
@@ -47,6 +49,7 @@ class Judge:
         stays: Tensor,
         images: WeightedImages,
         other: PoseScorer,
+        same: Tensor,
         total: int,
     ) -> tuple[Assignments, Tensor]:
         """What was found with the judged posteriors, and those of the sample.
@@ -56,6 +59,7 @@ class Judge:
             stays: particles of which something can be said: not what was moved ``[n]`` (bool).
             images: the particles.
             other: averages of the other half-set.
+            same: whether two classes show the same view ``[k k]``, 0 or 1.
             total: particles of the run.
 
         Returns:
@@ -67,10 +71,10 @@ class Judge:
             rows = (stays & among).nonzero()[:, 0]
             if len(rows):
                 classes = self._classes(images[rows], other)
-                sample[rows] = classes.gather(1, found.class_index[rows, None])[:, 0]
+                sample[rows] = (classes * same[found.class_index[rows]]).sum(1)
             return found, sample
         classes = self._classes(images, other)
-        own = classes.gather(1, found.class_index[:, None])[:, 0]
+        own = (classes * same[found.class_index]).sum(1)
         own = torch.where(stays, own, found.class_posterior)
         ess = torch.where(stays, 1.0 / classes.square().sum(1), found.class_ess)
         return replace(found, class_posterior=own, class_ess=ess), sample
@@ -80,6 +84,18 @@ class Judge:
         prior = images.image.real.new_zeros(other.coarse.num_classes)
         found = self.expectation(other, images, log_prior=prior, uncertainty=1.0).classes
         return found / found.sum(1, keepdim=True)  # rounding
+
+
+def same_view(averages: Tensor, pixel_size: float) -> Tensor:
+    """Whether two classes show the same view, turned or shifted ``[k k]``, 0 or 1.
+
+    Args:
+        averages: of the classes ``[k y x]``.
+        pixel_size: of the averages (Angstrom).
+    """
+    every = np.ones(len(averages))
+    label = Grouping(mirror=False).labels(averages.cpu().numpy(), every, pixel_size)
+    return torch.from_numpy(label[:, None] == label).to(averages)
 
 
 def calibrated(posterior: Tensor, judged: Tensor) -> Tensor:

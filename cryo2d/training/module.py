@@ -25,7 +25,7 @@ from cryo2d.em.variety import VarietySums, add_variety
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import WeightedImages, weigh
 from cryo2d.training.assembly import EmSettings
-from cryo2d.training.judge import calibrated
+from cryo2d.training.judge import calibrated, same_view
 from cryo2d.training.portions import Portions
 from cryo2d.training.ranks import ALONE, Ranks, unpacked
 from cryo2d.training.summary import Step, VisitLog, summarize
@@ -80,14 +80,14 @@ class Classification(pl.LightningModule):
         self.optics: Tensor
         self.scale: Tensor
         self.gains: Tensor  # of each particle's class average over a free blob, NaN at first
+        self.judged: Tensor  # class posterior of a sample, in the last iteration
+        self._same: Tensor  # classes of one view ``[k k]``
         self.typical: Tensor  # gain of a usual member of each class, 0 at first
         self.register_buffer("halves", halves, persistent=False)
         self.register_buffer("optics", optics, persistent=False)
         self.register_buffer("scale", torch.ones(len(halves)))
         self.register_buffer("gains", torch.full((len(halves),), math.nan))
         self.register_buffer("typical", torch.zeros(model.num_classes))
-        # of a sample, in the last iteration
-        self.judged: Tensor
         self.register_buffer("judged", torch.full((len(halves),), math.nan), persistent=False)
         self._found: dict[str, Tensor] = {}
         self._sums: Sums | None = None
@@ -147,6 +147,8 @@ class Classification(pl.LightningModule):
         self._kept = torch.zeros(2, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
         self._junk = None
+        if self.settings.judge is not None and iteration == self.plan.total - 1:
+            self._same = same_view(self.model.references.detach(), self.pixel_size)
         if self.plan.is_full(iteration) and self._found:
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
@@ -259,7 +261,7 @@ class Classification(pl.LightningModule):
         if judge is not None and others and iteration == self.plan.total - 1:
             stays = found.class_index == peak.best_poses.classes
             found, self.judged[images.index] = judge(
-                found, stays, images, others[0], len(self.halves)
+                found, stays, images, others[0], self._same, len(self.halves)
             )
         return found
 
