@@ -72,8 +72,7 @@ class Classification(pl.LightningModule):
         self.automatic_optimization = False
         self.model, self.grid, self.search = model, grid, search
         self.plan, self.settings = plan, settings
-        self.make_optimizer = make_optimizer
-        self.pixel_size = pixel_size
+        self.make_optimizer, self.pixel_size = make_optimizer, pixel_size
         self.ranks, self.shares = ranks, shares
         self.summary: IterationSummary | None = None
         self.halves: Tensor

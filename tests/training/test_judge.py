@@ -1,9 +1,11 @@
 """Posteriors as far as a judged sample lets them be believed."""
 
+import numpy as np
 import pytest
 import torch
+from synthetic import picture
 
-from cryo2d.training.judge import calibrated
+from cryo2d.training.judge import calibrated, same_view
 
 
 def stated(count: int, device: torch.device) -> torch.Tensor:
@@ -49,3 +51,16 @@ def test_without_a_sample_nothing_changes(device):
     torch.testing.assert_close(calibrated(posterior, judged), posterior, equal_nan=True)
     judged[:40] = 0.5
     assert calibrated(posterior, judged).isnan().nonzero().tolist() == [[3]]
+
+
+def test_classes_of_one_view_count_as_one(rng, device):
+    poses = [
+        (0, 0.0, (0.0, 0.0)),
+        (1, 0.0, (0.0, 0.0)),
+        (0, 1.0, (1.0, -1.0)),
+        (2, 0.5, (0.0, 0.0)),
+    ]
+    views = np.stack([picture(48, kind, psi, shift) for kind, psi, shift in poses])
+    noisy = views + 0.05 * views.std() * rng.standard_normal(views.shape)
+    same = same_view(torch.from_numpy(noisy).float().to(device), pixel_size=4.0)
+    assert same.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
