@@ -92,10 +92,10 @@ class PoseScorer:
         fine_grid = grid.up_to(rings)
         self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
         self.coarse = CoarseBank(
-            coarse_grid.from_harmonics(self.harmonics[:, : coarse_grid.num_angles, :coarse]),
+            self.harmonics[:, : coarse_grid.num_angles, :coarse],
             coarse_grid,
             band=band[:coarse],
-            shifts=search.shifts(coarse).to(device),
+            shifts=search.shifts(coarse),
             num_rotations=num_rotations,
             offset=jitter * rotation_step,
             extent=search.extent,

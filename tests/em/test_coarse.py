@@ -36,7 +36,9 @@ def test_best_of_every_class_is_that_of_the_exhaustive_search(box, first_ring, d
     images = data.weighted(device).image
     shifts = shift_disc(2.0, 1.4)
     band = (torch.arange(6) >= first_ring).float()
-    exact = torch.from_numpy(np.stack([polar(a, grid) for a in averages])).to(images)
+    exact = grid.harmonics(
+        torch.from_numpy(np.stack([polar(a, grid) for a in averages])).to(images)
+    )
     bank = CoarseBank(
         exact,
         grid,
@@ -64,7 +66,7 @@ def test_best_of_every_class_is_that_of_the_exhaustive_search(box, first_ring, d
 def test_particles_and_classes_do_not_mix(device):
     data = synthetic(5, rings=8)
     images = data.grid.harmonics(data.weighted(device).image)
-    references = data.grid.sample(data.averages.to(device))
+    references = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
     settings = {
         "band": torch.ones(8),
         "shifts": shift_disc(2.0, 1.5).to(device),
@@ -93,7 +95,8 @@ def test_it_takes_the_orders_and_rings_that_it_needs(device):
         "offset": 0.0,
         "extent": 32.0,
     }
-    bank = CoarseBank(coarse.grid.sample(coarse.averages.to(device)), coarse.grid, **settings)
+    averages = coarse.grid.harmonics(coarse.grid.sample(coarse.averages.to(device)))
+    bank = CoarseBank(averages, coarse.grid, **settings)
     first = bank.best(bank.parts(fine.grid.harmonics(fine.weighted(device).image)))
     second = bank.best(bank.parts(coarse.grid.harmonics(coarse.weighted(device).image)))
     torch.testing.assert_close(first.cross, second.cross, rtol=2e-2, atol=0.1)
