@@ -104,12 +104,8 @@ class PoseScorer:
             self.harmonics,
             fine_grid,
             band=band[:rings],
-            # whole samples of the circle may be half of one away from the coarse rotation
-            local=LocalGrid(
-                rotation_step + math.pi / grid.num_angles,
-                search.shift_step(coarse),
-                search.fine_steps,
-                device,
+            local=LocalGrid.covering(
+                rotation_step, search.shift_step(coarse), search.fine_steps, fine_grid, device
             ),
         )
         self.band = (fine_grid.ring_weights * band[:rings]).to(device)
