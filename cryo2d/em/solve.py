@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cryo2d.em.prior import LocalRegularizer, Regularizer
 from cryo2d.em.stats import SufficientStats
-from cryo2d.geometry.fourier import fourier_shift
+from cryo2d.geometry.fourier import fourier_shift, ring_filter
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_correlation
 from cryo2d.physics.solvent import SolventMask
@@ -125,23 +125,19 @@ class WienerSolver:
             apart: whether to filter those of either half-set alone, too; local weights need them.
         """
         grid, solvent = self.grid, self.solvent
-        plain = least_squares(grid, stats.num, stats.den)
-        first, second = (images_of(grid, half) for half in plain)
-        masks = solvent.masks(0.5 * (first + second))
+        plain = images_of(grid, least_squares(grid, stats.num, stats.den).flatten(0, 1))
+        plain = plain.unflatten(0, (2, -1))
+        masks = solvent.masks(plain.mean(0))
         frc = ring_correlation(
             grid,
-            *(
-                grid.harmonics(grid.sample(solvent.flatten(half, masks)))
-                for half in (first, second)
-            ),
+            *(grid.harmonics(grid.sample(solvent.flatten(half, masks))) for half in plain),
         )
         den = stats.den.sum(0)
         wiener = self.regularizer(frc, den, stats.count.sum(0))
         harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
         halves = local = None
         if apart or self.local is not None:
-            weight = half_weight(wiener)[:, None]
-            halves = torch.stack([images_of(grid, half * weight) for half in plain])
+            halves = ring_filter(plain, half_weight(wiener))
         if self.local is not None and halves is not None:
             local = self.local(*(solvent.flatten(half, masks) for half in halves))
         return Filtered(images_of(grid, harmonics), halves, wiener, masks, local, frc)

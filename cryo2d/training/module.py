@@ -23,6 +23,7 @@ from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.em.variety import VarietySums, add_variety
 from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.image import adjoint
 from cryo2d.physics.preprocess import WeightedImages, weigh
 from cryo2d.training.assembly import EmSettings
 from cryo2d.training.portions import Portions
@@ -236,18 +237,20 @@ class Classification(pl.LightningModule):
         )
         peak = posterior.peak()
         outlier = self._outlier(peak, images, scorer)
+        best = peak.best_poses
+        taken = adjoint(self.grid, images.image, best.psi, best.shift)
         # the noise is what is left by the class a particle looks like, even if it is junk
-        add_residual(stats, self.grid, images, peak.best_poses, scorer.harmonics)
+        add_residual(stats, self.grid, images, best, scorer.harmonics, taken)
         if sums.variety is not None:
             grid = self._online.variety_grid
-            add_variety(sums.variety, grid, images, peak.best_poses, *self._described)
+            add_variety(sums.variety, grid, images, best, *self._described, taken)
         if self._junk is not None:
             gathered, stay = self._junk
             # classes of junk keep their own, so that none is emptied
-            good = ~stay[peak.best_poses.classes]
+            good = ~stay[best.classes]
             posterior = posterior.moved(good & (outlier > LIMIT), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
-        (posterior.hard() if hard else posterior).add_to(stats, self.grid, images)
+        (posterior.hard() if hard else posterior).add_to(stats, self.grid, images, taken)
         power = images.power[:, self._band(iteration)].sum(1)
         found = posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
         others = [one for one in self._scorers if one is not scorer]
