@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from cryo2d.em.fine import parabola_peak
 from cryo2d.geometry.polar import PolarGrid, even_size
 from cryo2d.geometry.transform import shift_phase
 
@@ -27,18 +29,20 @@ class CoarseBest:
     Attributes:
         cross: Re<CTF X / sigma^2, A> at that pose.
         psi: rotation image -> class (radian).
+        between: the same, interpolated between the rotations that were searched (radian).
         shift: index of the class-frame shift.
     """
 
     cross: Tensor
     psi: Tensor
+    between: Tensor
     shift: Tensor
 
 
 # Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
 ImageParts = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
-PORTION = 128  # particles whose work stays in the caches of a core
+PORTION = 256  # particles at a time, at most: more would gain nothing, and take memory
 ORDERS = 16  # angular orders that share their rings
 MARGIN = 4  # angular orders that an image has beyond the phase at its rim: J_m(z) falls fast there
 FAINT = 1e-3  # part of the references' power that scores may lack
@@ -67,8 +71,10 @@ def in_blocks(images: ImageParts) -> list[ImageParts]:
     first = images[0][0]
     if first.is_cuda:
         return [images]
-    starts = range(0, first.shape[-1], PORTION)
-    blocks = [take_images(images, slice(start, start + PORTION)) for start in starts]
+    count = first.shape[-1]
+    parts = -(-count // PORTION)
+    bounds = [count * part // parts for part in range(parts + 1)]
+    blocks = [take_images(images, slice(*ends)) for ends in pairwise(bounds)]
     return [
         (tuple(part.contiguous() for part in even), tuple(part.contiguous() for part in odd))
         for even, odd in blocks
@@ -206,14 +212,22 @@ class CoarseBank:
         return CoarseBest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
     def _best_of_block(self, images: ImageParts) -> list[Tensor]:
-        """Score, rotation and shift index of every class, ``[n k]`` each."""
+        """The columns of :class:`CoarseBest`, ``[n k]`` each."""
         room, num = _Room(self, images), images[0][0].shape[-1]
-        column = room.keep.new_empty((2, self.num_classes, len(room.keep), num))
-        best, shift = zip(*(room.best(k, column[:, k]) for k in range(len(self._banks))), strict=True)
-        keep, change = column
-        r = change.abs().add_(keep).max(dim=1, keepdim=True).indices
-        psi = self.psi[r] + math.pi * (change.gather(1, r) < 0)
-        return [torch.stack(best).T, psi[:, 0].T, torch.stack(shift).T]
+        either = room.keep.new_empty((self.num_classes, len(room.keep), num))
+        odd = either.new_empty((self.num_classes, room.waves[1].shape[1], num))
+        each = zip(either, odd, strict=True)
+        best, shift = zip(*(room.best(k, *place) for k, place in enumerate(each)), strict=True)
+        change = room.waves[1] @ odd  # at the best shifts
+        r = either.max(dim=1, keepdim=True).indices
+        keep = either - change.abs()
+        r += len(room.keep) * (change.gather(1, r) < 0)
+        turned = torch.cat((keep + change, keep - change), dim=1)  # at every rotation
+        near = (turned.gather(1, (r + step) % len(self.psi)) for step in (-1, 0, 1))
+        offset, _ = parabola_peak(*near)
+        psi, step = self.psi[r], 2.0 * math.pi / len(self.psi)
+        columns = torch.stack(best), psi[:, 0], (psi + step * offset)[:, 0], torch.stack(shift)
+        return [column.T for column in columns]
 
     def scores(self, images: ImageParts, k: int) -> Tensor:
         """Re<CTF X / sigma^2, A> of one class at every rotation and shift ``[r*t n]``."""
@@ -267,6 +281,7 @@ class _Room:
     Attributes:
         keep: part of the score that a half turn leaves as it is ``[r/2 t*n]``.
         change: part whose sign it changes.
+        waves: cosines and sines of the even and of the odd orders ``[r/2 2m]``.
     """
 
     def __init__(self, bank: CoarseBank, images: ImageParts) -> None:
@@ -276,35 +291,36 @@ class _Room:
         products = first.new_empty((sum(count), 2 * bank.num_shifts, first.shape[-1]))
         self._products = products.split(count)  # as many even as odd orders
         self._flat = products.view(2 * len(products), -1)
-        self._waves = [waves[:, : len(self._flat)].contiguous() for waves in bank._waves]
-        shape = (len(bank._waves[0]), self._flat.shape[1])
-        self.keep, self.change, self._either = (first.new_empty(shape) for _ in range(3))
+        self.waves = [waves[:, : len(self._flat)].contiguous() for waves in bank._waves]
+        shape = (len(self.waves[0]), self._flat.shape[1])
+        self.keep, self.change = first.new_empty(shape), first.new_empty(shape)
         self._top = first.new_empty(shape[1])
         self._row = torch.arange(first.shape[-1], device=first.device)
 
     def score(self, k: int) -> None:
         """Both parts of the score of a class."""
-        parts = zip(self._bank._banks[k], self._images, self._waves, strict=True)
+        parts = zip(self._bank._banks[k], self._images, self.waves, strict=True)
         for (bank, images, waves), score in zip(parts, (self.keep, self.change), strict=True):
             for part, image, product in zip(bank, images, self._products):
                 torch.bmm(part, image, out=product)
             torch.mm(waves, self._flat, out=score)
 
-    def best(self, k: int, column: Tensor) -> tuple[Tensor, Tensor]:
+    def best(self, k: int, either: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
         """Maximum over rotation and shift: score and shift index, ``[n]`` each.
 
         The place of a maximum takes far longer to find than its value, so that only that over
-        shifts is found here.
+        shifts is found here. Nothing is left of the parts of the score: memory.
 
         Args:
             k: class.
-            column: where to put both parts of the score at that shift ``[2 r/2 n]``.
+            either: where to put the better of every two opposite rotations there ``[r/2 n]``.
+            odd: where to put the products of the odd orders there ``[2m n]``.
         """
         self.score(k)
-        torch.abs(self.change, out=self._either).add_(self.keep)
-        torch.amax(self._either, 0, out=self._top)
+        self.keep.add_(self.change.abs_())
+        torch.amax(self.keep, 0, out=self._top)
         best, shift = self._top.view(self._bank.num_shifts, -1).max(dim=0)
         place = shift * len(self._row) + self._row
-        torch.index_select(self.keep, 1, place, out=column[0])
-        torch.index_select(self.change, 1, place, out=column[1])
+        torch.index_select(self.keep, 1, place, out=either)
+        torch.index_select(self._flat, 1, place, out=odd)
         return best, shift

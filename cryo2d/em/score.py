@@ -152,7 +152,7 @@ class PoseScorer:
         particle = row[:, None].expand_as(classes)
         order = classes[near].argsort(stable=True)
         particle, classes = particle[near][order], classes[near][order]
-        psi = best.psi[particle, classes]
+        psi = best.between[particle, classes]
         shift = self.image_shift(best.shift[particle, classes], psi)
         found = self.fine.refine(
             images.image[:, :, : self.rings],

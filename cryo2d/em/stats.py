@@ -159,13 +159,13 @@ def add_residual(
     rings, chunk = references.shape[-1], images_at_once(images.image.device)
     part = grid.up_to(rings)
     weight = part.harmonic_weights().to(references.device)[:, None]
-    weighted = torch.view_as_real(references * weight)
+    weighted = torch.view_as_real(references * weight).flatten(2)
     own = ring_power(part, references)
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)
         pose, alpha = poses[rows], images.scale[rows, None]
-        product = torch.view_as_real(taken[rows, :, :rings]) * weighted[pose.classes]
-        cross = product.sum((1, 3))
+        product = torch.view_as_real(taken[rows, :, :rings]).flatten(2) * weighted[pose.classes]
+        cross = product.sum(1).unflatten(1, (rings, 2)).sum(2)
         fitted = alpha * (2.0 * cross - alpha * images.transfer[rows, :rings] * own[pose.classes])
         power = images.power[rows] / grid.ring_weights.to(fitted)
         power[:, :rings] -= fitted

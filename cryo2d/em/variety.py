@@ -189,6 +189,7 @@ def add_variety(
     chunk, rings = images_at_once(images.image.device), grid.num_rings
     area = _area(grid, component.device)
     power = (component.abs().square() * area).sum(-2)  # [k s]
+    weighted = torch.view_as_real(component * area).flatten(1)
     if taken is None:
         taken = adjoint(grid, images.image[:, :, :rings], poses.psi, poses.shift)
     num = torch.view_as_real(sums.num).flatten(0, 1).flatten(1)
@@ -200,9 +201,10 @@ def add_variety(
         expected = (images.scale[rows, None] * transfer)[:, None] * references[pose.classes]
         left = taken[rows, :, :rings] - expected
         length = 1.0 + (transfer * power[pose.classes]).sum(1, keepdim=True)
-        along = ((left.conj() * component[pose.classes]).real * area).sum((1, 2))[:, None] / length
+        parts = torch.view_as_real(left).flatten(1)
+        along = (parts * weighted[pose.classes]).sum(1, keepdim=True) / length
         slot = images.half[rows] * sums.num.shape[1] + pose.classes
-        num.index_add_(0, slot, torch.view_as_real(left).flatten(1) * along)
+        num.index_add_(0, slot, parts * along)
         noise.index_add_(0, slot, transfer / length)
         den.index_add_(0, slot, transfer * along.square())
         transfers.index_add_(0, slot, transfer)

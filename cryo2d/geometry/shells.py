@@ -25,8 +25,8 @@ def ring_power(grid: PolarGrid, harmonics: Tensor) -> Tensor:
 def _ring_product(grid: PolarGrid, first: Tensor, second: Tensor) -> Tensor:
     """Re(conj(F1) F2), mean over each ring ``[... s]``, of circular harmonics ``[... m s]``."""
     one, other = (torch.view_as_real(part.resolve_conj()) for part in (first, second))
-    weight = grid.harmonic_weights().to(first.device)[:, None, None]
-    return (one * other * weight).sum((-3, -1))
+    weighted = grid.harmonic_weights().to(one) @ (one * other).flatten(-2)
+    return weighted.unflatten(-1, (-1, 2)).sum(-1)
 
 
 def resolution_at(frc: Tensor, frequency: Tensor, threshold: float) -> Tensor:

@@ -189,13 +189,11 @@ class Classification(pl.LightningModule):
     def _shares_of(self, batch: ParticleBatch) -> list[tuple[PoseScorer, Tensor]]:
         """Rows of a batch that are worked on together, with the references to compare with."""
         count = len(self._scorers)
-        members = [(batch.half % count == half).nonzero()[:, 0] for half in range(count)]
-        together = len(batch) if batch.rings.is_cuda else PORTION
+        most = len(batch) if batch.rings.is_cuda else PORTION
         return [
             (scorer, rows)
-            for scorer, own in zip(self._scorers, members, strict=True)
-            for rows in own.split(together)
-            if len(rows)
+            for half, scorer in enumerate(self._scorers)
+            for rows in self._threads.dealt((batch.half % count == half).nonzero()[:, 0], most)
         ]
 
     def _weighed(self, batch: ParticleBatch) -> WeightedImages:
