@@ -9,7 +9,7 @@ from cryo2d.em.prior import LocalRegularizer, Regularizer
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.fourier import fourier_shift, ring_filter
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.geometry.shells import ring_correlation
+from cryo2d.geometry.shells import sample_correlation
 from cryo2d.physics.solvent import SolventMask
 
 _FLOOR = 1e-3  # least weight of a ring, as a part of the class's best ring: CTF zeros
@@ -128,10 +128,7 @@ class WienerSolver:
         plain = images_of(grid, least_squares(grid, stats.num, stats.den).flatten(0, 1))
         plain = plain.unflatten(0, (2, -1))
         masks = solvent.masks(plain.mean(0))
-        frc = ring_correlation(
-            grid,
-            *(grid.harmonics(grid.sample(solvent.flatten(half, masks))) for half in plain),
-        )
+        frc = sample_correlation(*(grid.sample(solvent.flatten(half, masks)) for half in plain))
         den = stats.den.sum(0)
         wiener = self.regularizer(frc, den, stats.count.sum(0))
         harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]

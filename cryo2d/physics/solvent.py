@@ -26,8 +26,8 @@ def packed(regions: Tensor) -> Tensor:
     """Regions ``[k y x]`` (bool) as the bits of integers, ``BITS`` of them in each ``[j y x]``."""
     missing = -len(regions) % BITS
     whole = torch.cat((regions, regions.new_zeros((missing, *regions.shape[1:]))))
-    bit = torch.arange(BITS, device=regions.device)[:, None, None]
-    return (whole.unflatten(0, (-1, BITS)).long() << bit).sum(1)
+    bit = 1 << torch.arange(BITS, device=regions.device)[:, None, None]
+    return torch.where(whole.unflatten(0, (-1, BITS)), bit, 0).sum(1)
 
 
 def unpacked(bits: Tensor, count: int) -> Tensor:
