@@ -192,7 +192,7 @@ class FineBank:
             poses: starting poses, snapped; fastest if sorted by class.
         """
         chunk = images_at_once(image.device)
-        image, scores = image.contiguous(), []
+        scores = []
         room = image.new_empty((chunk // 4, self.local.width, *image.shape[1:]))
         for start in range(0, len(poses.psi), chunk):
             part = poses[start : start + chunk]

@@ -239,7 +239,7 @@ class Marginalise:
         temperature = uncertainty**2
         cells, rest, spread = self._search(logs, scorer.search.margin * temperature)
         particle, classes = cells.start.particle, cells.start.classes
-        score = scorer.fine.scores(images.image[:, :, : scorer.rings], cells.start)
+        score = scorer.fine.scores(scorer.fine_samples(images), cells.start)
         alpha = images.scale[particle]
         peak = scorer.fine.peak(cells.start, score, alpha)
         found = scorer.likelihood(images, peak, torch.zeros_like(log_prior))

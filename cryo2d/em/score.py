@@ -100,12 +100,13 @@ class PoseScorer:
             offset=jitter * rotation_step,
             extent=search.extent,
         )
+        thin_grid = grid.thinned(rings)
         self.fine = FineBank(
-            self.harmonics,
-            fine_grid,
+            self.harmonics[:, : thin_grid.num_angles],
+            thin_grid,
             band=band[:rings],
             local=LocalGrid.covering(
-                rotation_step, search.shift_step(coarse), search.fine_steps, fine_grid, device
+                rotation_step, search.shift_step(coarse), search.fine_steps, thin_grid, device
             ),
         )
         self.band = (fine_grid.ring_weights * band[:rings]).to(device)
@@ -121,6 +122,11 @@ class PoseScorer:
         """Particles as the dense search takes them."""
         low = images.image[:, :, : self.coarse.grid.num_rings]
         return self.coarse.parts(self.grid.harmonics(low))
+
+    def fine_samples(self, images: WeightedImages) -> Tensor:
+        """Particles as the local search takes them ``[n a s]``."""
+        every = self.grid.num_angles // self.fine.grid.num_angles
+        return images.image[:, ::every, : self.rings].contiguous()
 
     def coarse_norm(self, images: WeightedImages) -> Tensor:
         """alpha^2 / 2 |CTF A / sigma|^2 ``[n k]`` over the rings of the dense search."""
@@ -155,7 +161,7 @@ class PoseScorer:
         psi = best.between[particle, classes]
         shift = self.image_shift(best.shift[particle, classes], psi)
         found = self.fine.refine(
-            images.image[:, :, : self.rings],
+            self.fine_samples(images),
             Poses(particle, classes, psi, shift),
             images.scale,
             temperature=uncertainty**2,

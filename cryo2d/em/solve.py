@@ -148,11 +148,13 @@ class Recenter:
         threshold: pixels above this part of the maximum count.
         binary: whether they all weigh the same (else by their value).
         max_step: longest move in one iteration (pixel).
+        min_step: shorter ones are not made (pixel).
     """
 
     threshold: float = 0.2
     binary: bool = False
     max_step: float = 3.0
+    min_step: float = 0.1
 
     def shift(self, averages: Tensor) -> Tensor:
         """Shifts ``[k 2]`` (pixel) that centre the averages ``[k y x]``; 0 for blank ones."""
@@ -166,4 +168,5 @@ class Recenter:
         y = (weight * axis[:, None]).sum((1, 2)) / mass
         shift = -torch.stack((x, y), dim=1)
         length = shift.norm(dim=1, keepdim=True)
-        return shift * (self.max_step / length.clamp(min=self.max_step))
+        shift = shift * (self.max_step / length.clamp(min=self.max_step))
+        return torch.where(length < self.min_step, 0.0, shift)

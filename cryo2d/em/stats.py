@@ -76,8 +76,10 @@ class SufficientStats:
 
     def moved(self, grid: PolarGrid, shift: Tensor) -> Self:
         """Classes shifted by ``shift`` ``[k 2]`` (pixel): the sums follow a re-centred average."""
-        rings = grid.from_harmonics(self.num) * shift_phase(grid, shift)
-        return type(self)(**{**self.as_dict(), "num": grid.harmonics(rings)})
+        rows, num = shift.any(1).nonzero()[:, 0], self.num.clone()
+        rings = grid.from_harmonics(num[:, rows]) * shift_phase(grid, shift[rows])
+        num[:, rows] = grid.harmonics(rings)
+        return type(self)(**{**self.as_dict(), "num": num})
 
     def turned(self, psi: Tensor) -> Self:
         """Classes rotated by ``psi`` ``[k]`` (radian): the sums follow a turned average."""

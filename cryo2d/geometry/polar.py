@@ -62,6 +62,13 @@ class PolarGrid:
         """The innermost rings, at the same angles."""
         return replace(self, num_rings=num_rings)
 
+    def thinned(self, num_rings: int) -> "PolarGrid":
+        """The innermost rings, at every second, fourth .. of the angles if that resolves them."""
+        count = self.num_angles
+        while count % 4 == 0 and count // 2 >= math.pi * num_rings:
+            count //= 2
+        return replace(self, num_rings=num_rings, num_angles=count)
+
     @cached_property
     def padded(self) -> int:
         """Size of the zero-padded box."""
