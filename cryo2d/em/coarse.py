@@ -301,7 +301,9 @@ class _Room:
         """Both parts of the score of a class."""
         parts = zip(self._bank._banks[k], self._images, self.waves, strict=True)
         for (bank, images, waves), score in zip(parts, (self.keep, self.change), strict=True):
-            for part, image, product in zip(bank[: len(images)], images, self._products, strict=True):
+            for part, image, product in zip(
+                bank[: len(images)], images, self._products, strict=True
+            ):
                 torch.bmm(part, image, out=product)
             torch.mm(waves, self._flat, out=score)
 

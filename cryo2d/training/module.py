@@ -240,13 +240,12 @@ class Classification(pl.LightningModule):
         # the noise is what is left by the class a particle looks like, even if it is junk
         add_residual(stats, self.grid, images, best, scorer.harmonics, taken)
         if sums.variety is not None:
-            grid = self._online.variety_grid
-            add_variety(sums.variety, grid, images, best, *self._described, taken)
+            rings = self._online.variety_grid
+            add_variety(sums.variety, rings, images, best, *self._described, taken)
         if self._junk is not None:
             gathered, stay = self._junk
             # classes of junk keep their own, so that none is emptied
-            good = ~stay[best.classes]
-            posterior = posterior.moved(good & (outlier > LIMIT), gathered)
+            posterior = posterior.moved(~stay[best.classes] & (outlier > LIMIT), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images, taken)
         power = images.power[:, self._band(iteration)].sum(1)

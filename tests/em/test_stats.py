@@ -164,6 +164,8 @@ def test_moving_the_sums_moves_the_average(box, device):
         assert float(error) < 0.05 * float(expected.abs().max())
     assert torch.equal(moved.den, stats.den)
     assert torch.equal(moved.count, stats.count)
+    shift[1] = 0.0
+    assert torch.equal(stats.moved(data.grid, shift).num[:, 1], stats.num[:, 1])
 
 
 def test_moving_there_and_back(device):
