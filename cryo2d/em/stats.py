@@ -76,7 +76,10 @@ class SufficientStats:
 
     def moved(self, grid: PolarGrid, shift: Tensor) -> Self:
         """Classes shifted by ``shift`` ``[k 2]`` (pixel): the sums follow a re-centred average."""
-        rows, num = shift.any(1).nonzero()[:, 0], self.num.clone()
+        rows = shift.any(1).nonzero()[:, 0]
+        if not len(rows):
+            return self
+        num = self.num.clone()
         rings = grid.from_harmonics(num[:, rows]) * shift_phase(grid, shift[rows])
         num[:, rows] = grid.harmonics(rings)
         return type(self)(**{**self.as_dict(), "num": num})

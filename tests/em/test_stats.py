@@ -166,6 +166,7 @@ def test_moving_the_sums_moves_the_average(box, device):
     assert torch.equal(moved.count, stats.count)
     shift[1] = 0.0
     assert torch.equal(stats.moved(data.grid, shift).num[:, 1], stats.num[:, 1])
+    assert torch.equal(stats.moved(data.grid, 0.0 * shift).num, stats.num)
 
 
 def test_moving_there_and_back(device):
