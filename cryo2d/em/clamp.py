@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cryo2d.em.solve import Filtered, Solution, WienerSolver
 from cryo2d.em.stats import SufficientStats
+from cryo2d.geometry.fourier import on_half_plane
 from cryo2d.geometry.polar import PolarGrid
 
 _LEAST_SUM = 1e-3  # least den of a ring, as a part of the class's best ring: CTF zeros
@@ -51,13 +52,7 @@ class Misfit:
         rings = part / wiener.clamp(min=_LEAST_WIENER)
         rings = rings / rings.amax(-1, keepdim=True)
         beyond = torch.ones_like(rings[:, :1])
-        table = torch.cat((rings[:, :1], rings, beyond, beyond), dim=1)
-        box, device = grid.box, den.device
-        fy = torch.fft.fftfreq(box, 1.0 / box, device=device)[:, None]
-        fx = torch.fft.rfftfreq(box, 1.0 / box, device=device)
-        radius = torch.sqrt(fy**2 + fx**2).clamp(max=grid.num_rings + 1.0)
-        below = radius.long()
-        weight = torch.lerp(table[:, below], table[:, below + 1], radius - below)
+        weight = on_half_plane(torch.cat((rings[:, :1], rings, beyond), dim=1), grid.box)
         weight[:, 0, 0] = 0.0
         return cls(target, weight)
 

@@ -11,10 +11,13 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from cryo2d.em.fine import parabola_peak
 from cryo2d.geometry.polar import PolarGrid, even_size
 from cryo2d.geometry.transform import shift_phase
 
@@ -26,19 +29,21 @@ class CoarseBest:
     Attributes:
         cross: Re<CTF X / sigma^2, A> at that pose.
         psi: rotation image -> class (radian).
+        between: the same, interpolated between the rotations that were searched (radian).
         shift: index of the class-frame shift.
     """
 
     cross: Tensor
     psi: Tensor
+    between: Tensor
     shift: Tensor
 
 
 # Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
 ImageParts = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
-PORTION = 128  # particles whose work stays in the caches of a core
-ORDERS = 8  # angular orders that share their rings
+PORTION = 256  # particles at a time, at most: more would gain nothing, and take memory
+ORDERS = 16  # angular orders that share their rings
 MARGIN = 4  # angular orders that an image has beyond the phase at its rim: J_m(z) falls fast there
 FAINT = 1e-3  # part of the references' power that scores may lack
 
@@ -66,8 +71,10 @@ def in_blocks(images: ImageParts) -> list[ImageParts]:
     first = images[0][0]
     if first.is_cuda:
         return [images]
-    starts = range(0, first.shape[-1], PORTION)
-    blocks = [take_images(images, slice(start, start + PORTION)) for start in starts]
+    count = first.shape[-1]
+    parts = -(-count // PORTION)
+    bounds = [count * part // parts for part in range(parts + 1)]
+    blocks = [take_images(images, slice(*ends)) for ends in pairwise(bounds)]
     return [
         (tuple(part.contiguous() for part in even), tuple(part.contiguous() for part in odd))
         for even, odd in blocks
@@ -100,11 +107,31 @@ def blocks_of(grid: PolarGrid, extent: float) -> list[Block]:
     return blocks
 
 
+@lru_cache(maxsize=2)
+def _shifting(
+    grid: PolarGrid, shifts: tuple[tuple[float, float], ...], orders: int, device: torch.device
+) -> Tensor:
+    """What shifts do to circular harmonics: a matrix of each ring ``[s 2m 2mt]``.
+
+    It takes the real and the imaginary parts of the orders below ``orders`` to those at every
+    shift, with the weights of an inner product.
+    """
+    unit = torch.zeros((orders, grid.num_angles, grid.num_rings), dtype=torch.complex64)
+    unit[torch.arange(orders), torch.arange(orders)] = 1.0
+    waves = grid.from_harmonics(torch.cat((unit, 1.0j * unit)).to(device))
+    phase = shift_phase(grid, -torch.tensor(shifts, device=device))
+    weight = grid.ring_weights * grid.harmonic_weights()[:orders, None]
+    # one wave at a time: memory
+    moved = [grid.harmonics(wave * phase)[:, :orders] * weight.to(device) for wave in waves]
+    return torch.view_as_real(torch.stack(moved)).permute(3, 0, 2, 4, 1).flatten(2).contiguous()
+
+
 class CoarseBank:
     """References prepared for the dense search: every class at every class-frame shift.
 
     Args:
-        references: polar samples of the class averages ``[k a s]`` on ``grid``.
+        references: circular harmonics of the class averages ``[k m s]``, as many rings as ``grid``
+            has and at least as many orders as are used.
         grid: polar grid of the coarse rings.
         band: weight of each ring in the alignment ``[s]``, 0 or 1.
         shifts: class-frame shifts ``[t 2]`` (pixel).
@@ -127,31 +154,33 @@ class CoarseBank:
         device = references.device
         self.grid, self.shifts = grid, shifts.to(device)
         self.num_classes, self.num_shifts = len(references), len(shifts)
-        weight = (grid.ring_weights * band).to(device) * grid.harmonic_weights().to(device)[:, None]
-        phase = shift_phase(grid, -self.shifts)
         self._blocks = blocks_of(grid, extent)
-        # one class at a time stays in the caches of a CPU
-        shifted = (grid.harmonics(one * phase) * weight for one in references)
-        banks, power = zip(*map(self._of_class, shifted), strict=True)
-        self._banks = banks  # [k][parity][block][m 2t 2s]
-        self._scored = self._blocks_with(torch.stack(power).sum(0))
+        orders = self._blocks[-1].last
+        operator = _shifting(grid, tuple(map(tuple, shifts.tolist())), orders, device)
+        parts = torch.view_as_real(references[:, :orders] * band.to(device)).permute(2, 0, 3, 1)
+        shifted = torch.bmm(parts.flatten(2), operator)
+        shifted = shifted.view(grid.num_rings, self.num_classes, orders, 2, -1)  # [s k m 2 t]
+        self._scored = self._blocks_with(shifted.square().sum((0, 1, 3, 4)))
+        even, odd = (self._of_parity(shifted, parity) for parity in (0, 1))
+        self._banks = list(zip(even, odd, strict=True))  # [k][parity][block][m 2t 2s]
         turns = torch.arange(num_rotations, device=device) * (2.0 * math.pi / num_rotations)
         self.psi = offset + turns  # the second half of them is a half turn beyond the first
         angle = self.psi[: num_rotations // 2, None] * torch.arange(grid.num_angles, device=device)
         waves = torch.stack((angle.cos(), angle.sin()), dim=-1)  # [r m 2]
         self._waves = tuple(waves[:, p : self._blocks[-1].last : 2].flatten(1) for p in (0, 1))
 
-    def _of_class(self, shifted: Tensor) -> tuple[ImageParts, Tensor]:
-        """One class at every shift ``[t m s]``, by blocks ``[m 2t 2s]``; power of its orders."""
-        bank = torch.view_as_real(shifted.transpose(0, 1).contiguous())  # [m t s 2]
-        even, odd = [], []
+    def _of_parity(self, shifted: Tensor, parity: int) -> list[tuple[Tensor, ...]]:
+        """Even or odd orders of every class, by blocks ``[m 2t 2s]``; from ``[s k m 2 t]``."""
+        banks = []
         for block in self._blocks:
-            real, imag = bank[block.first : block.last, :, block.ring :].unbind(-1)
-            first, second = torch.cat((real, imag), dim=-1), torch.cat((-imag, real), dim=-1)
-            both = torch.cat((first, second), dim=1)
-            even.append(both[0::2])
-            odd.append(both[1::2])
-        return (tuple(even), tuple(odd)), bank.square().sum((1, 2, 3))
+            part = shifted[block.ring :, :, block.first + parity : block.last : 2]
+            part = part.permute(1, 2, 3, 0, 4)  # [k m 2 s t]
+            both = part.new_empty((*part.shape[:4], 2, self.num_shifts))
+            both[..., 0, :] = part
+            torch.neg(part[:, :, 1], out=both[:, :, 0, :, 1])
+            both[:, :, 1, :, 1] = part[:, :, 0]
+            banks.append(both.flatten(4).flatten(2, 3).transpose(2, 3).unbind(0))
+        return list(zip(*banks, strict=True))
 
     def _blocks_with(self, power: Tensor) -> int:
         """How many blocks hold all of the power of the orders ``[m]`` but a faint part."""
@@ -183,45 +212,28 @@ class CoarseBank:
         return CoarseBest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
     def _best_of_block(self, images: ImageParts) -> list[Tensor]:
-        """Score, rotation and shift index of every class, ``[n k]`` each."""
-        found = [self._best_of_class(images, k) for k in range(self.num_classes)]
-        return [torch.stack(column, dim=1) for column in zip(*found, strict=True)]
-
-    def _half_turn(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor]:
-        """Parts of the score that keep and change their sign under a half turn ``[r/2 t*n]``."""
-        keep, change = (
-            self._turned(bank, waves, image)
-            for bank, waves, image in zip(self._banks[k], self._waves, images, strict=True)
-        )
-        return keep, change
-
-    def _turned(
-        self, bank: tuple[Tensor, ...], waves: Tensor, images: tuple[Tensor, ...]
-    ) -> Tensor:
-        """Part of the score from the orders of one parity ``[r/2 t*n]``."""
-        scored = slice(self._scored)
-        orders, num = sum(len(image) for image in images[scored]), images[0].shape[-1]
-        products = images[0].new_empty((orders, 2 * self.num_shifts, num))
-        start = 0
-        for part, image in zip(bank[scored], images[scored], strict=True):
-            torch.bmm(part, image, out=products[start : start + len(image)])
-            start += len(image)
-        return waves[:, : 2 * orders] @ products.view(2 * orders, -1)
-
-    def _best_of_class(self, images: ImageParts, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Maximum over rotation and shift: score, rotation, shift index, ``[n]`` each."""
-        num = images[0][0].shape[-1]
-        keep, change = self._half_turn(images, k)
-        score = change.abs().add_(keep)
-        # the place of a maximum takes far longer to find than its value: only in the best shift
-        best, t = score.amax(dim=0).view(self.num_shifts, num).max(dim=0)
-        column = t * num + torch.arange(num, device=t.device)
-        r = score.index_select(1, column).max(dim=0).indices
-        return best, self.psi[r] + math.pi * (change[r, column] < 0), t
+        """The columns of :class:`CoarseBest`, ``[n k]`` each."""
+        room, num = _Room(self, images), images[0][0].shape[-1]
+        either = room.keep.new_empty((self.num_classes, len(room.keep), num))
+        odd = either.new_empty((self.num_classes, room.waves[1].shape[1], num))
+        each = zip(either, odd, strict=True)
+        best, shift = zip(*(room.best(k, *place) for k, place in enumerate(each)), strict=True)
+        change = room.waves[1] @ odd  # at the best shifts
+        r = either.max(dim=1, keepdim=True).indices
+        keep = either - change.abs()
+        r += len(room.keep) * (change.gather(1, r) < 0)
+        turned = torch.cat((keep + change, keep - change), dim=1)  # at every rotation
+        near = (turned.gather(1, (r + step) % len(self.psi)) for step in (-1, 0, 1))
+        offset, _ = parabola_peak(*near)
+        psi, step = self.psi[r], 2.0 * math.pi / len(self.psi)
+        columns = torch.stack(best), psi[:, 0], (psi + step * offset)[:, 0], torch.stack(shift)
+        return [column.T for column in columns]
 
     def scores(self, images: ImageParts, k: int) -> Tensor:
         """Re<CTF X / sigma^2, A> of one class at every rotation and shift ``[r*t n]``."""
-        keep, change = self._half_turn(images, k)
+        room = _Room(self, images)
+        room.score(k)
+        keep, change = room.keep, room.change
         return torch.cat((keep + change, keep - change)).view(-1, images[0][0].shape[-1])
 
     def gather(self, images: ImageParts, weights: Tensor) -> Tensor:
@@ -257,3 +269,60 @@ class CoarseBank:
                 place.copy_(torch.complex(real, imag).transpose(0, 1))
         shifted = grid.from_harmonics(moved) * shift_phase(grid, self.shifts)
         return grid.harmonics(shifted.sum(0))
+
+
+class _Room:
+    """Memory for the scores of some images, taken once for all classes.
+
+    Args:
+        bank: the references.
+        images: the images.
+
+    Attributes:
+        keep: part of the score that a half turn leaves as it is ``[r/2 t*n]``.
+        change: part whose sign it changes.
+        waves: cosines and sines of the even and of the odd orders ``[r/2 2m]``.
+    """
+
+    def __init__(self, bank: CoarseBank, images: ImageParts) -> None:
+        scored = slice(bank._scored)
+        self._bank, self._images = bank, [parts[scored] for parts in images]
+        first, count = images[0][0], [len(part) for part in self._images[0]]
+        products = first.new_empty((sum(count), 2 * bank.num_shifts, first.shape[-1]))
+        self._products = products.split(count)  # as many even as odd orders
+        self._flat = products.view(2 * len(products), -1)
+        self.waves = [waves[:, : len(self._flat)].contiguous() for waves in bank._waves]
+        shape = (len(self.waves[0]), self._flat.shape[1])
+        self.keep, self.change = first.new_empty(shape), first.new_empty(shape)
+        self._top = first.new_empty(shape[1])
+        self._row = torch.arange(first.shape[-1], device=first.device)
+
+    def score(self, k: int) -> None:
+        """Both parts of the score of a class."""
+        parts = zip(self._bank._banks[k], self._images, self.waves, strict=True)
+        for (bank, images, waves), score in zip(parts, (self.keep, self.change), strict=True):
+            for part, image, product in zip(
+                bank[: len(images)], images, self._products, strict=True
+            ):
+                torch.bmm(part, image, out=product)
+            torch.mm(waves, self._flat, out=score)
+
+    def best(self, k: int, either: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
+        """Maximum over rotation and shift: score and shift index, ``[n]`` each.
+
+        The place of a maximum takes far longer to find than its value, so that only that over
+        shifts is found here. Nothing is left of the parts of the score: memory.
+
+        Args:
+            k: class.
+            either: where to put the better of every two opposite rotations there ``[r/2 n]``.
+            odd: where to put the products of the odd orders there ``[2m n]``.
+        """
+        self.score(k)
+        self.keep.add_(self.change.abs_())
+        torch.amax(self.keep, 0, out=self._top)
+        best, shift = self._top.view(self._bank.num_shifts, -1).max(dim=0)
+        place = shift * len(self._row) + self._row
+        torch.index_select(self.keep, 1, place, out=either)
+        torch.index_select(self._flat, 1, place, out=odd)
+        return best, shift

@@ -2,9 +2,9 @@
 
 Each candidate image is first brought into its class's frame at the coarse pose, which takes no
 interpolation if the rotation is by whole samples of the polar grid. What is left is a small shift
-and rotation, the same few for all. Image times slightly rotated reference is a product sample by
-sample, and the small shifts of all of them are one matrix product: their phases vary so slowly with
-the angle that neighbouring angles are summed before it.
+and rotation, the same few for all, rotations again by whole samples. Image times slightly rotated
+reference is a product sample by sample, and the small shifts of all of them are one matrix product:
+their phases vary so slowly with the angle that neighbouring angles are summed before it.
 """
 
 import math
@@ -78,7 +78,8 @@ class LocalGrid:
     """Small shifts, then small rotations, in the class frame, round a coarse pose.
 
     Args:
-        rotation_step: rotations that the grid covers, from end to end (radian).
+        rotation_step: rotations that the grid covers, from end to end (radian); for a search,
+            ``steps`` times some whole samples of the circle (:meth:`covering`).
         shift_step: shifts that it covers, along x and y (pixel).
         steps: fine steps from end to end, even.
         device: of the tensors.
@@ -107,6 +108,24 @@ class LocalGrid:
         edge[0] = edge[-1] = 0.5
         share = edge[:, None, None] * edge[:, None] * edge
         self.share = (share / share.sum()).flatten()
+
+    @classmethod
+    def covering(
+        cls,
+        rotation_step: float,
+        shift_step: float,
+        steps: int,
+        grid: PolarGrid,
+        device: torch.device | str = "cpu",
+    ) -> "LocalGrid":
+        """The grid round coarse poses so far apart, with rotations by whole samples.
+
+        A pose may be half of a coarse step away from the true one, and by its own rounding to
+        whole samples half of one more.
+        """
+        sample = math.pi / grid.num_angles
+        stride = math.ceil((rotation_step / sample + 1.0) / steps - 1e-6)
+        return cls(steps * stride * sample, shift_step, steps, device)
 
     def gather(self, grid: PolarGrid, aligned: Tensor, weights: Tensor) -> Tensor:
         """Images moved by every pose of the grid, weighted and summed.
@@ -139,14 +158,16 @@ class FineBank:
         self, references: Tensor, grid: PolarGrid, *, band: Tensor, local: LocalGrid
     ) -> None:
         self.grid, self.local = grid, local
+        self._stride = round(local.turn * grid.num_angles / math.pi)
         weight = (grid.ring_weights * band).to(references.device) / grid.num_angles
-        turn = rotation_phase(-local.turns, grid.num_angles)
-        # one class at a time stays in the caches of a CPU
-        turned = [grid.from_harmonics(one * turn).conj_physical() * weight for one in references]
-        self._turned = torch.stack(turned)  # [k r a s]
+        circle = grid.from_harmonics(references).conj_physical().mul_(weight)
+        beyond = self._stride * (local.width // 2)
+        # as far beyond the half circle as the local rotations go
+        before, after = circle[:, -beyond:].conj(), circle[:, :beyond].conj()
+        self._circle = torch.cat((before, circle, after), dim=1).resolve_conj()
         self._together = self._angles_together()
         phase = shift_phase(grid, local.moves).unflatten(1, (-1, self._together)).mean(2)
-        self._phase = torch.view_as_real(phase.conj_physical()).flatten(1)  # [q 2as]
+        self._phase = torch.view_as_real(phase.conj_physical()).flatten(1).T.contiguous()  # [2as q]
 
     def _angles_together(self) -> int:
         """Neighbouring angles that share the phases of the local shifts."""
@@ -171,21 +192,22 @@ class FineBank:
             poses: starting poses, snapped; fastest if sorted by class.
         """
         chunk = images_at_once(image.device)
-        image, scores = image.contiguous(), []
+        scores = []
+        room = image.new_empty((chunk // 4, self.local.width, *image.shape[1:]))
         for start in range(0, len(poses.psi), chunk):
             part = poses[start : start + chunk]
             still = aligned(self.grid, image, part.particle, part.psi, part.shift)
-            few = zip(still.split(chunk // 4), part.classes.split(chunk // 4), strict=True)
-            scores += [self._products(some, classes) for some, classes in few]
-        return torch.cat(scores, dim=1).permute(1, 2, 0).flatten(1)
+            few = zip(still.split(len(room)), part.classes.split(len(room)), strict=True)
+            scores += [self._products(some, classes, room) for some, classes in few]
+        return torch.cat(scores).flatten(1)
 
-    def _products(self, still: Tensor, classes: Tensor) -> Tensor:
-        """Scores of images in the frames of their classes ``[p a s]``: ``[q p r]``."""
-        product = self._turned.index_select(0, classes)  # [p r a s]
-        product.mul_(still[:, None])
+    def _products(self, still: Tensor, classes: Tensor, room: Tensor) -> Tensor:
+        """Scores of images in the frames of their classes ``[p a s]``: ``[p r q]``."""
+        circle = self._circle.index_select(0, classes)
+        turned = circle.unfold(1, self.grid.num_angles, self._stride).transpose(2, 3)  # [p r a s]
+        product = torch.mul(turned, still[:, None], out=room[: len(still)])
         summed = product.unflatten(2, (-1, self._together)).sum(3)
-        flat = torch.view_as_real(summed).flatten(2).flatten(0, 1)
-        return (self._phase @ flat.T).view(-1, len(classes), self.local.width)
+        return torch.view_as_real(summed).flatten(2) @ self._phase
 
     def refine(
         self, image: Tensor, poses: Poses, scale: Tensor, *, temperature: float = 1.0

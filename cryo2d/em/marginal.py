@@ -138,13 +138,20 @@ class MarginalPosterior:
             one_pose=apart,
         )
 
-    def add_to(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
+    def add_to(
+        self,
+        stats: SufficientStats,
+        grid: PolarGrid,
+        images: WeightedImages,
+        taken: Tensor | None = None,
+    ) -> None:
         """Add the particles to the class sums in place, each with its weights over the poses."""
         self._add_cells(stats, grid, images)
         self._add_rest(stats, images)
         if self.apart is not None and self.one_pose is not None:
             only = self.one_pose[self.apart.candidates.poses.particle].to(self.weight)
-            replace(self.apart, weight=self.apart.weight * only).add_to(stats, grid, images)
+            alone = replace(self.apart, weight=self.apart.weight * only)
+            alone.add_to(stats, grid, images, taken)
 
     def _add_cells(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
         chunk = images_at_once(images.image.device)
@@ -232,7 +239,7 @@ class Marginalise:
         temperature = uncertainty**2
         cells, rest, spread = self._search(logs, scorer.search.margin * temperature)
         particle, classes = cells.start.particle, cells.start.classes
-        score = scorer.fine.scores(images.image[:, :, : scorer.rings], cells.start)
+        score = scorer.fine.scores(scorer.fine_samples(images), cells.start)
         alpha = images.scale[particle]
         peak = scorer.fine.peak(cells.start, score, alpha)
         found = scorer.likelihood(images, peak, torch.zeros_like(log_prior))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryo2d.em.fine import Poses
 from cryo2d.em.score import Candidates, PoseScorer
-from cryo2d.em.stats import SufficientStats, accumulate
+from cryo2d.em.stats import SufficientStats, accumulate, add_taken
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import WeightedImages
 from cryo2d.types import Assignments
@@ -47,8 +47,22 @@ def segment_argmax(values: Tensor, segment: Tensor, num_segments: int) -> Tensor
 class PosePosterior(Protocol):
     """Posterior of a batch over classes and poses."""
 
-    def add_to(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
-        """Add the particles to the class sums in place, by their weights."""
+    def add_to(
+        self,
+        stats: SufficientStats,
+        grid: PolarGrid,
+        images: WeightedImages,
+        taken: Tensor | None = None,
+    ) -> None:
+        """Add the particles to the class sums in place, by their weights.
+
+        Args:
+            stats: sums to add to.
+            grid: polar grid of the particles.
+            images: weighted particles.
+            taken: the particles at the best poses of :meth:`peak`, circular harmonics
+                ``[n m s]``; None if they are not known yet.
+        """
         ...
 
     def hard(self) -> "Posterior":
@@ -160,6 +174,7 @@ class Posterior:
         stats: SufficientStats,
         grid: PolarGrid,
         images: WeightedImages,
+        taken: Tensor | None = None,
         *,
         least: float = _LEAST,
     ) -> None:
@@ -169,12 +184,17 @@ class Posterior:
             stats: sums to add to.
             grid: polar grid of the particles.
             images: weighted particles.
+            taken: the particles at their best poses, circular harmonics ``[n m s]``; None if they
+                are not known yet.
             least: weights below this are dropped and the others renormalised.
         """
         particle = self.candidates.poses.particle
         kept = torch.where(self.weight >= least, self.weight, 0.0)
         total = torch.zeros(len(images), device=kept.device).index_add_(0, particle, kept)
         kept = kept / total[particle].clamp(min=1e-20)
+        if taken is not None:
+            add_taken(stats, images, self.best_poses, kept[self.best], taken)
+            kept = kept.index_fill(0, self.best, 0.0)
         rows = kept.nonzero()[:, 0]
         accumulate(stats, grid, images, self.candidates.poses[rows], kept[rows])
 

@@ -92,24 +92,21 @@ class PoseScorer:
         fine_grid = grid.up_to(rings)
         self.harmonics = fine_grid.harmonics(fine_grid.sample(references))  # [k m s]
         self.coarse = CoarseBank(
-            coarse_grid.from_harmonics(self.harmonics[:, : coarse_grid.num_angles, :coarse]),
+            self.harmonics[:, : coarse_grid.num_angles, :coarse],
             coarse_grid,
             band=band[:coarse],
-            shifts=search.shifts(coarse).to(device),
+            shifts=search.shifts(coarse),
             num_rotations=num_rotations,
             offset=jitter * rotation_step,
             extent=search.extent,
         )
+        thin_grid = grid.thinned(rings)
         self.fine = FineBank(
-            self.harmonics,
-            fine_grid,
+            self.harmonics[:, : thin_grid.num_angles],
+            thin_grid,
             band=band[:rings],
-            # whole samples of the circle may be half of one away from the coarse rotation
-            local=LocalGrid(
-                rotation_step + math.pi / grid.num_angles,
-                search.shift_step(coarse),
-                search.fine_steps,
-                device,
+            local=LocalGrid.covering(
+                rotation_step, search.shift_step(coarse), search.fine_steps, thin_grid, device
             ),
         )
         self.band = (fine_grid.ring_weights * band[:rings]).to(device)
@@ -125,6 +122,11 @@ class PoseScorer:
         """Particles as the dense search takes them."""
         low = images.image[:, :, : self.coarse.grid.num_rings]
         return self.coarse.parts(self.grid.harmonics(low))
+
+    def fine_samples(self, images: WeightedImages) -> Tensor:
+        """Particles as the local search takes them ``[n a s]``."""
+        every = self.grid.num_angles // self.fine.grid.num_angles
+        return images.image[:, ::every, : self.rings].contiguous()
 
     def coarse_norm(self, images: WeightedImages) -> Tensor:
         """alpha^2 / 2 |CTF A / sigma|^2 ``[n k]`` over the rings of the dense search."""
@@ -156,10 +158,10 @@ class PoseScorer:
         particle = row[:, None].expand_as(classes)
         order = classes[near].argsort(stable=True)
         particle, classes = particle[near][order], classes[near][order]
-        psi = best.psi[particle, classes]
+        psi = best.between[particle, classes]
         shift = self.image_shift(best.shift[particle, classes], psi)
         found = self.fine.refine(
-            images.image[:, :, : self.rings],
+            self.fine_samples(images),
             Poses(particle, classes, psi, shift),
             images.scale,
             temperature=uncertainty**2,

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cryo2d.em.prior import LocalRegularizer, Regularizer
 from cryo2d.em.stats import SufficientStats
-from cryo2d.geometry.fourier import fourier_shift
+from cryo2d.geometry.fourier import fourier_shift, ring_filter
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.geometry.shells import ring_correlation
+from cryo2d.geometry.shells import sample_correlation
 from cryo2d.physics.solvent import SolventMask
 
 _FLOOR = 1e-3  # least weight of a ring, as a part of the class's best ring: CTF zeros
@@ -125,23 +125,16 @@ class WienerSolver:
             apart: whether to filter those of either half-set alone, too; local weights need them.
         """
         grid, solvent = self.grid, self.solvent
-        plain = least_squares(grid, stats.num, stats.den)
-        first, second = (images_of(grid, half) for half in plain)
-        masks = solvent.masks(0.5 * (first + second))
-        frc = ring_correlation(
-            grid,
-            *(
-                grid.harmonics(grid.sample(solvent.flatten(half, masks)))
-                for half in (first, second)
-            ),
-        )
+        plain = images_of(grid, least_squares(grid, stats.num, stats.den).flatten(0, 1))
+        plain = plain.unflatten(0, (2, -1))
+        masks = solvent.masks(plain.mean(0))
+        frc = sample_correlation(*(grid.sample(solvent.flatten(half, masks)) for half in plain))
         den = stats.den.sum(0)
         wiener = self.regularizer(frc, den, stats.count.sum(0))
         harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
         halves = local = None
         if apart or self.local is not None:
-            weight = half_weight(wiener)[:, None]
-            halves = torch.stack([images_of(grid, half * weight) for half in plain])
+            halves = ring_filter(plain, half_weight(wiener))
         if self.local is not None and halves is not None:
             local = self.local(*(solvent.flatten(half, masks) for half in halves))
         return Filtered(images_of(grid, harmonics), halves, wiener, masks, local, frc)
@@ -155,11 +148,13 @@ class Recenter:
         threshold: pixels above this part of the maximum count.
         binary: whether they all weigh the same (else by their value).
         max_step: longest move in one iteration (pixel).
+        min_step: shorter ones are not made (pixel).
     """
 
     threshold: float = 0.2
     binary: bool = False
     max_step: float = 3.0
+    min_step: float = 0.1
 
     def shift(self, averages: Tensor) -> Tensor:
         """Shifts ``[k 2]`` (pixel) that centre the averages ``[k y x]``; 0 for blank ones."""
@@ -173,4 +168,5 @@ class Recenter:
         y = (weight * axis[:, None]).sum((1, 2)) / mass
         shift = -torch.stack((x, y), dim=1)
         length = shift.norm(dim=1, keepdim=True)
-        return shift * (self.max_step / length.clamp(min=self.max_step))
+        shift = shift * (self.max_step / length.clamp(min=self.max_step))
+        return torch.where(length < self.min_step, 0.0, shift)

@@ -76,8 +76,13 @@ class SufficientStats:
 
     def moved(self, grid: PolarGrid, shift: Tensor) -> Self:
         """Classes shifted by ``shift`` ``[k 2]`` (pixel): the sums follow a re-centred average."""
-        rings = grid.from_harmonics(self.num) * shift_phase(grid, shift)
-        return type(self)(**{**self.as_dict(), "num": grid.harmonics(rings)})
+        rows = shift.any(1).nonzero()[:, 0]
+        if not len(rows):
+            return self
+        num = self.num.clone()
+        rings = grid.from_harmonics(num[:, rows]) * shift_phase(grid, shift[rows])
+        num[:, rows] = grid.harmonics(rings)
+        return type(self)(**{**self.as_dict(), "num": num})
 
     def turned(self, psi: Tensor) -> Self:
         """Classes rotated by ``psi`` ``[k]`` (radian): the sums follow a turned average."""
@@ -105,18 +110,32 @@ def accumulate(
         chunk: poses handled at a time, None for what suits the device.
     """
     chunk = chunk or images_at_once(images.image.device)
-    num = torch.view_as_real(stats.num).flatten(0, 1).flatten(1)
-    den, count = stats.den.flatten(0, 1), stats.count.flatten()
     for start in range(0, len(weight), chunk):
         part, share = poses[start : start + chunk], weight[start : start + chunk]
-        row = part.particle
-        alpha = images.scale[row]
-        rotated = adjoint(grid, images.image[row], part.psi, part.shift)
-        slot = images.half[row] * stats.num.shape[1] + part.classes
-        weighted = torch.view_as_real(rotated).flatten(1) * (share * alpha)[:, None]
-        num.index_add_(0, slot, weighted)
-        den.index_add_(0, slot, images.transfer[row] * (share * alpha**2)[:, None])
-        count.index_add_(0, slot, share)
+        taken = adjoint(grid, images.image[part.particle], part.psi, part.shift)
+        add_taken(stats, images, part, share, taken)
+
+
+def add_taken(
+    stats: SufficientStats, images: WeightedImages, poses: Poses, weight: Tensor, taken: Tensor
+) -> None:
+    """Add particles that were taken into the frames of their classes to the class sums in place.
+
+    Args:
+        stats: sums to add to.
+        images: weighted particles.
+        poses: where they go.
+        weight: posterior probability of each pose ``[p]``.
+        taken: the particles there, circular harmonics ``[p m s]``.
+    """
+    row = poses.particle
+    alpha = images.scale[row]
+    slot = images.half[row] * stats.num.shape[1] + poses.classes
+    weighted = torch.view_as_real(taken).flatten(1) * (weight * alpha)[:, None]
+    torch.view_as_real(stats.num).flatten(0, 1).flatten(1).index_add_(0, slot, weighted)
+    transfer = images.transfer[row] * (weight * alpha**2)[:, None]
+    stats.den.flatten(0, 1).index_add_(0, slot, transfer)
+    stats.count.flatten().index_add_(0, slot, weight)
 
 
 def add_residual(
@@ -125,6 +144,7 @@ def add_residual(
     images: WeightedImages,
     poses: Poses,
     references: Tensor,
+    taken: Tensor | None = None,
 ) -> None:
     """Add the residual power |X - alpha CTF A|^2 of each particle's best pose, in place.
 
@@ -136,17 +156,21 @@ def add_residual(
         images: weighted particles.
         poses: best pose of every particle, in their order.
         references: circular harmonics of the classes ``[k m s]``, with as many rings as were used.
+        taken: the particles in the frames of their classes, circular harmonics ``[n m s]``; None
+            if they are not known yet.
     """
+    if taken is None:
+        taken = adjoint(grid, images.image, poses.psi, poses.shift)
     rings, chunk = references.shape[-1], images_at_once(images.image.device)
     part = grid.up_to(rings)
     weight = part.harmonic_weights().to(references.device)[:, None]
-    weighted = torch.view_as_real(references * weight)
+    weighted = torch.view_as_real(references * weight).flatten(2)
     own = ring_power(part, references)
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)
         pose, alpha = poses[rows], images.scale[rows, None]
-        taken = adjoint(part, images.image[rows, :, :rings], pose.psi, pose.shift)
-        cross = (torch.view_as_real(taken) * weighted[pose.classes]).sum((1, 3))
+        product = torch.view_as_real(taken[rows, :, :rings]).flatten(2) * weighted[pose.classes]
+        cross = product.sum(1).unflatten(1, (rings, 2)).sum(2)
         fitted = alpha * (2.0 * cross - alpha * images.transfer[rows, :rings] * own[pose.classes])
         power = images.power[rows] / grid.ring_weights.to(fitted)
         power[:, :rings] -= fitted

@@ -172,6 +172,7 @@ def add_variety(
     poses: Poses,
     references: Tensor,
     component: Tensor,
+    taken: Tensor | None = None,
 ) -> None:
     """Add particles, each at its best pose, in place.
 
@@ -182,23 +183,28 @@ def add_variety(
         poses: best pose of every particle, in their order.
         references: averages ``[k m s]``.
         component: D ``[k m s]``.
+        taken: the particles in the frames of their classes, circular harmonics ``[n m s]`` with
+            these rings or more; None if they are not known yet.
     """
     chunk, rings = images_at_once(images.image.device), grid.num_rings
     area = _area(grid, component.device)
     power = (component.abs().square() * area).sum(-2)  # [k s]
+    weighted = torch.view_as_real(component * area).flatten(1)
+    if taken is None:
+        taken = adjoint(grid, images.image[:, :, :rings], poses.psi, poses.shift)
     num = torch.view_as_real(sums.num).flatten(0, 1).flatten(1)
     noise, den = sums.noise.flatten(0, 1), sums.den.flatten(0, 1)
     transfers, count = sums.transfer.flatten(0, 1), sums.count.flatten()
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)
         pose, transfer = poses[rows], images.transfer[rows, :rings]
-        seen = adjoint(grid, images.image[rows, :, :rings], pose.psi, pose.shift)
         expected = (images.scale[rows, None] * transfer)[:, None] * references[pose.classes]
-        left = seen - expected
+        left = taken[rows, :, :rings] - expected
         length = 1.0 + (transfer * power[pose.classes]).sum(1, keepdim=True)
-        along = ((left.conj() * component[pose.classes]).real * area).sum((1, 2))[:, None] / length
+        parts = torch.view_as_real(left).flatten(1)
+        along = (parts * weighted[pose.classes]).sum(1, keepdim=True) / length
         slot = images.half[rows] * sums.num.shape[1] + pose.classes
-        num.index_add_(0, slot, torch.view_as_real(left).flatten(1) * along)
+        num.index_add_(0, slot, parts * along)
         noise.index_add_(0, slot, transfer / length)
         den.index_add_(0, slot, transfer * along.square())
         transfers.index_add_(0, slot, transfer)

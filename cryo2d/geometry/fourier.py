@@ -56,3 +56,25 @@ def fourier_shift(images: Tensor, shift: Tensor) -> Tensor:
     turn = -2.0 * torch.pi * (shift[:, 0, None, None] * fx + shift[:, 1, None, None] * fy)
     moved = torch.fft.rfft2(images) * torch.complex(turn.cos(), turn.sin())
     return torch.fft.irfft2(moved, s=(box, box))
+
+
+def on_half_plane(radial: Tensor, box: int) -> Tensor:
+    """Radial functions on the half plane of a real transform, interpolated ``[... y x/2+1]``.
+
+    Args:
+        radial: values at 0, 1, 2 .. cycles per box ``[... s]``; the last one goes on for ever.
+        box: size of the images.
+    """
+    fy = torch.fft.fftfreq(box, 1.0 / box, device=radial.device)[:, None]
+    fx = torch.fft.rfftfreq(box, 1.0 / box, device=radial.device)
+    last = radial.shape[-1] - 1
+    radius = torch.sqrt(fy**2 + fx**2).clamp(max=last)
+    below = radius.long().clamp(max=last - 1)
+    return torch.lerp(radial[..., below], radial[..., below + 1], radius - below)
+
+
+def ring_filter(images: Tensor, weights: Tensor) -> Tensor:
+    """Images ``[... y x]`` with a weight ``[... s]`` on each ring 1, 2 .. cycles per box."""
+    box = images.shape[-1]
+    radial = torch.cat((weights[..., :1], weights), dim=-1)
+    return torch.fft.irfft2(torch.fft.rfft2(images) * on_half_plane(radial, box), s=(box, box))

@@ -62,6 +62,13 @@ class PolarGrid:
         """The innermost rings, at the same angles."""
         return replace(self, num_rings=num_rings)
 
+    def thinned(self, num_rings: int) -> "PolarGrid":
+        """The innermost rings, at every second, fourth .. of the angles if that resolves them."""
+        count = self.num_angles
+        while count % 4 == 0 and count // 2 >= math.pi * num_rings:
+            count //= 2
+        return replace(self, num_rings=num_rings, num_angles=count)
+
     @cached_property
     def padded(self) -> int:
         """Size of the zero-padded box."""
@@ -131,14 +138,11 @@ class PolarGrid:
             ``[n y x]`` float32.
         """
         count, start = self.padded, self.padded // 2 - self.box // 2
-        weighted = rings * (self.ring_weights.to(rings.device) / self.num_angles)
-        flat = torch.view_as_real(weighted.flatten(1)).permute(2, 1, 0).contiguous()
+        flat = torch.view_as_real(rings.flatten(1)).permute(2, 1, 0).contiguous()
         weights = _interpolation(self, rings.device)
         plane = torch.complex(weights.real_adjoint @ flat[0], weights.imaginary_adjoint @ flat[1])
         half = plane.T.reshape(-1, count, count // 2 + 1)
-        # irfft2 counts columns 1 .. count/2 - 1 twice, once for each half plane
-        half[:, :, 1 : count // 2] *= 0.5
-        padded = torch.fft.irfft2(half, s=(count, count)) * float(count * count)
+        padded = torch.fft.irfft2(half, s=(count, count), norm="forward")
         inside = slice(start, start + self.box)
         return padded[:, inside, inside] * self._correction.to(padded)
 
@@ -172,14 +176,25 @@ class PolarGrid:
         torch.view_as_real(found)[..., 1] *= torch.where(place < count, 1.0, -1.0)[..., None]
         return found
 
-    def harmonics(self, rings: Tensor) -> Tensor:
-        """Circular harmonics c_m, m = 0 .. num_angles - 1: ``[... a s]`` -> ``[... m s]``."""
+    def harmonics(
+        self, rings: Tensor, turn: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """Circular harmonics c_m, m = 0 .. num_angles - 1: ``[... a s]`` -> ``[... m s]``.
+
+        Args:
+            rings: polar samples.
+            turn: factor of every order ``[... m 1]``, or None.
+            out: where to put them, or None.
+        """
         # real and imaginary part have the even and the odd orders: their sum, a real function on
         # the full circle, has both
-        real, imaginary = rings.real, rings.imag
-        circle = torch.cat((real + imaginary, real - imaginary), dim=-2)
-        orders = torch.fft.rfft(circle, dim=-2, norm="forward")[..., : self.num_angles, :]
-        return orders * self._parity.to(rings.device)
+        count, shape = self.num_angles, rings.shape
+        circle = rings.real.new_empty((*shape[:-2], 2 * count, shape[-1]))
+        torch.add(rings.real, rings.imag, out=circle[..., :count, :])
+        torch.sub(rings.real, rings.imag, out=circle[..., count:, :])
+        orders = torch.fft.rfft(circle, dim=-2, norm="forward")[..., :count, :]
+        parity = self._parity.to(rings.device)
+        return torch.mul(orders, parity if turn is None else parity * turn, out=out)
 
     def from_harmonics(self, harmonics: Tensor) -> Tensor:
         """Polar samples from circular harmonics, the inverse of :meth:`harmonics`."""
@@ -205,7 +220,8 @@ class _Interpolation(NamedTuple):
     """Sparse weights between the half plane of the padded FFT and the samples ``[a*s y*x]``.
 
     One matrix for the real and one for the imaginary part: a tap in the other half plane reads the
-    complex conjugate of its mirror image. The adjoints are their transposes.
+    complex conjugate of its mirror image. The adjoints are their transposes, with the quadrature
+    weight of every sample and the multiplicity of every column in an inverse transform.
     """
 
     real: Tensor
@@ -236,7 +252,11 @@ def _interpolation(grid: PolarGrid, device: torch.device) -> _Interpolation:
     size = (len(x), count * width)
     imaginary = torch.where(mirrored.flatten(), -weight, weight)
     matrices = [_csr(index, values, size) for values in (weight, imaginary)]
-    adjoints = [_csr(index.flip(0), values, size[::-1]) for values in (weight, imaginary)]
+    area = (grid.ring_weights / grid.num_angles).repeat(grid.num_angles)[row]
+    # an inverse transform counts columns 1 .. count/2 - 1 twice, once for each half plane
+    once = ((x == 0) | (x == count // 2)).expand(-1, 4, 4).flatten()
+    area *= torch.where(once, 1.0, 0.5)
+    adjoints = [_csr(index.flip(0), area * values, size[::-1]) for values in (weight, imaginary)]
     return _Interpolation(*(matrix.to(device) for matrix in (*matrices, *adjoints)))
 
 

@@ -12,16 +12,34 @@ def ring_correlation(grid: PolarGrid, first: Tensor, second: Tensor) -> Tensor:
     FRC(s) = sum Re(conj(F1) F2) / sqrt(sum |F1|^2 sum |F2|^2), sums over the ring
     (Saxton & Baumeister 1982); 0 where a ring is empty.
     """
-    weight = grid.harmonic_weights().to(first.device)[:, None]
-    cross = ((first.conj() * second).real * weight).sum(-2)
-    power = (first.abs() ** 2 * weight).sum(-2) * (second.abs() ** 2 * weight).sum(-2)
+    power = ring_power(grid, first) * ring_power(grid, second)
+    return _correlation(_ring_product(grid, first, second), power)
+
+
+def sample_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """The same of polar samples ``[... a s]``, which are half of each ring and tell the whole."""
+
+    def along(one: Tensor, other: Tensor) -> Tensor:
+        product = (torch.view_as_real(one) * torch.view_as_real(other)).flatten(-2)
+        return product.sum(-2).unflatten(-1, (-1, 2)).sum(-1)
+
+    return _correlation(along(first, second), along(first, first) * along(second, second))
+
+
+def _correlation(cross: Tensor, power: Tensor) -> Tensor:
     return torch.where(power > 0, cross / power.clamp(min=1e-30).sqrt(), torch.zeros_like(cross))
 
 
 def ring_power(grid: PolarGrid, harmonics: Tensor) -> Tensor:
     """Mean power on each ring ``[... s]`` of circular harmonics ``[... m s]``."""
-    weight = grid.harmonic_weights().to(harmonics.device)[:, None]
-    return (harmonics.abs() ** 2 * weight).sum(-2)
+    return _ring_product(grid, harmonics, harmonics)
+
+
+def _ring_product(grid: PolarGrid, first: Tensor, second: Tensor) -> Tensor:
+    """Re(conj(F1) F2), mean over each ring ``[... s]``, of circular harmonics ``[... m s]``."""
+    one, other = (torch.view_as_real(part.resolve_conj()) for part in (first, second))
+    weighted = grid.harmonic_weights().to(one) @ (one * other).flatten(-2)
+    return weighted.unflatten(-1, (-1, 2)).sum(-1)
 
 
 def resolution_at(frc: Tensor, frequency: Tensor, threshold: float) -> Tensor:

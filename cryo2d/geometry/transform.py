@@ -34,7 +34,8 @@ def shift_phase(grid: PolarGrid, shift: Tensor) -> Tensor:
     done = 1
     while done < grid.num_rings:
         more = min(done, grid.num_rings - done)
-        phase[..., done : done + more] = phase[..., :more] * phase[..., done - 1 : done]
+        place = phase[..., done : done + more]
+        torch.mul(phase[..., :more], phase[..., done - 1 : done], out=place)
         done += more
     return phase
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from cryo2d.physics.mask import circular_mask, radius_grid
 
 STRIDE = 8  # steps of growth between two looks whether it has ended
+BITS = 63  # regions that are worked on as the bits of one integer
 
 
 def gaussian(images: Tensor, sigma: float) -> Tensor:
@@ -20,12 +22,26 @@ def gaussian(images: Tensor, sigma: float) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(images) * falloff, s=(box, box))
 
 
+def packed(regions: Tensor) -> Tensor:
+    """Regions ``[k y x]`` (bool) as the bits of integers, ``BITS`` of them in each ``[j y x]``."""
+    missing = -len(regions) % BITS
+    whole = torch.cat((regions, regions.new_zeros((missing, *regions.shape[1:]))))
+    bit = 1 << torch.arange(BITS, device=regions.device)[:, None, None]
+    return torch.where(whole.unflatten(0, (-1, BITS)), bit, 0).sum(1)
+
+
+def unpacked(bits: Tensor, count: int) -> Tensor:
+    """The first regions ``[k y x]`` (bool) of what :func:`packed` made."""
+    bit = torch.arange(BITS, device=bits.device)[:, None, None]
+    return (bits[:, None] >> bit & 1).bool().flatten(0, 1)[:count]
+
+
 def grow(seed: Tensor, region: Tensor) -> Tensor:
     """The parts of a region that are connected with a seed, 8-connected.
 
     Args:
-        seed: where to start ``[k y x]`` (bool).
-        region: where to stay ``[k y x]`` (bool).
+        seed: where to start ``[k y x]`` (bool, or packed).
+        region: where to stay, likewise.
     """
     reached = seed & region
     box = region.shape[-1]
@@ -39,7 +55,7 @@ def grow(seed: Tensor, region: Tensor) -> Tensor:
 
 
 def widened(region: Tensor) -> Tensor:
-    """A region ``[k y x]`` (bool) and the pixels around it, 8-connected."""
+    """A region ``[k y x]`` (bool, or packed) and the pixels around it, 8-connected."""
     wide = region.clone()
     wide[..., 1:] |= region[..., :-1]
     wide[..., :-1] |= region[..., 1:]
@@ -93,22 +109,31 @@ class SolventMask:
         level = self.level(low, circle.expand_as(low))[:, None, None]
         peak = torch.where(core, low, -torch.inf).amax((1, 2))[:, None, None]
         bright = (low - level > self.threshold * (peak - level)) & inside & (peak > level)
-        particle = grow(core.expand_as(bright), bright)
+        bright = packed(bright)
+        every, none = (bright.new_full((), value) for value in (-1, 0))
+        particle = grow(torch.where(core, every, none).expand_as(bright), bright)
         other = bright & ~particle
         # what does not come in from outside is a loose part of the particle, not a neighbour
-        wide = grow((radius >= 0.9 * self.outer).expand_as(other), other)
+        wide = grow(torch.where(radius >= 0.9 * self.outer, every, none).expand_as(other), other)
         for _ in range(math.ceil(self._smooth)):
             wide = widened(wide)
-        wide = (wide & ~particle).float()
-        return circle * (1.0 - gaussian(wide, 0.5 * self._smooth).clamp(0.0, 1.0))
+        apart = unpacked(wide & ~particle, len(low)).to(low)
+        return circle * (1.0 - gaussian(apart, 0.5 * self._smooth).clamp(0.0, 1.0))
+
+    @cached_property
+    def _rim(self) -> Tensor:
+        """Pixels over which the solvent level is taken ``[p]``."""
+        radius = radius_grid(self.box)
+        rim = (radius >= 0.85 * self.inner) & (radius <= self.outer)
+        return rim.flatten().nonzero()[:, 0]
 
     def level(self, averages: Tensor, masks: Tensor) -> Tensor:
         """Solvent level ``[k]``: median over the rim of the circle, where nothing is masked."""
-        radius = radius_grid(self.box).to(averages.device)
-        rim = (radius >= 0.85 * self.inner) & (radius <= self.outer)
+        rim = self._rim.to(averages.device)
         # a neighbour's mask is well below the circle's own value
-        free = masks[:, rim] >= 0.95 * self.circle.to(averages.device)[rim]
-        values = torch.where(free, averages[:, rim], torch.nan)
+        least = 0.95 * self.circle.to(averages.device).flatten()[rim]
+        free = masks.flatten(1).index_select(1, rim) >= least
+        values = averages.flatten(1).index_select(1, rim).where(free, torch.nan)
         return values.nanmedian(dim=1).values.nan_to_num(0.0)
 
     def flatten(self, averages: Tensor, masks: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from cryo2d.em.solve import Solution
 from cryo2d.em.stats import SufficientStats, add_residual
 from cryo2d.em.variety import VarietySums, add_variety
 from cryo2d.geometry.polar import PolarGrid
+from cryo2d.physics.image import adjoint
 from cryo2d.physics.preprocess import WeightedImages, weigh
 from cryo2d.training.assembly import EmSettings
 from cryo2d.training.judge import calibrated, same_view
@@ -193,13 +194,11 @@ class Classification(pl.LightningModule):
     def _shares_of(self, batch: ParticleBatch) -> list[tuple[PoseScorer, Tensor]]:
         """Rows of a batch that are worked on together, with the references to compare with."""
         count = len(self._scorers)
-        members = [(batch.half % count == half).nonzero()[:, 0] for half in range(count)]
-        together = len(batch) if batch.rings.is_cuda else PORTION
+        most = len(batch) if batch.rings.is_cuda else PORTION
         return [
             (scorer, rows)
-            for scorer, own in zip(self._scorers, members, strict=True)
-            for rows in own.split(together)
-            if len(rows)
+            for half, scorer in enumerate(self._scorers)
+            for rows in self._threads.dealt((batch.half % count == half).nonzero()[:, 0], most)
         ]
 
     def _weighed(self, batch: ParticleBatch) -> WeightedImages:
@@ -241,24 +240,25 @@ class Classification(pl.LightningModule):
         )
         peak = posterior.peak()
         gain, typical = self._gains_of(peak, images, scorer)
-        outlier = outlier_of(gain, typical)
+        outlier, best = outlier_of(gain, typical), peak.best_poses
+        taken = adjoint(self.grid, images.image, best.psi, best.shift)
         # the noise is what is left by the class a particle looks like, even if it is junk
-        add_residual(stats, self.grid, images, peak.best_poses, scorer.harmonics)
+        add_residual(stats, self.grid, images, best, scorer.harmonics, taken)
         if sums.variety is not None:
-            grid = self._online.variety_grid
-            add_variety(sums.variety, grid, images, peak.best_poses, *self._described)
+            rings = self._online.variety_grid
+            add_variety(sums.variety, rings, images, best, *self._described, taken)
         if self._junk is not None:
             gathered, stay = self._junk
             # classes of junk keep their own, so that none is emptied
-            good = ~stay[peak.best_poses.classes]
+            good = ~stay[best.classes]
             posterior = posterior.moved(good & is_junk(gain, typical), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
-        (posterior.hard() if hard else posterior).add_to(stats, self.grid, images)
+        (posterior.hard() if hard else posterior).add_to(stats, self.grid, images, taken)
         power = images.power[:, self._band(iteration)].sum(1)
         found = posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
         judge, others = self.settings.judge, [one for one in self._scorers if one is not scorer]
         if judge is not None and others and iteration == self.plan.total - 1:
-            stays = found.class_index == peak.best_poses.classes
+            stays = found.class_index == best.classes
             found, self.judged[images.index] = judge(
                 found, stays, images, others[0], self._same, len(self.halves)
             )

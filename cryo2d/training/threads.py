@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,6 +24,11 @@ class Threads:
     def __init__(self, count: int) -> None:
         self.count = count
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+    def dealt(self, rows: Tensor, most: int) -> list[Tensor]:
+        """Rows in parts of one size, up to one, at most ``most`` each: as many for every thread."""
+        rounds = max(1, -(-len(rows) // (most * self.count)))
+        return [part for part in rows.tensor_split(rounds * self.count) if len(part)]
 
     def __call__(self, work: Callable[[int, Item], Result], items: Sequence[Item]) -> list[Result]:
         """What the work returns for each item, in their order.

@@ -115,7 +115,7 @@ def bare_products(scorer: PoseScorer, candidates: float, device: torch.device) -
     mixed = torch.randn((2 * orders, shifts * images), device=device)
     waves = torch.randn((turns, 2 * orders), device=device)
     one_class = 2 * seconds_of(device, lambda: (torch.bmm(bank, parts), waves @ mixed))
-    moves, width = fine._phase.shape
+    width, moves = fine._phase.shape
     products = torch.randn((32 * len(fine.local.turns), width), device=device)
     phases = torch.randn((moves, width), device=device)
     local = seconds_of(device, lambda: phases @ products.T) / 32

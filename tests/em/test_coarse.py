@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from reference import frequencies, plane_sum, polar, seen, turn
-from synthetic import synthetic
+from synthetic import angle_between, synthetic
 
 from cryo2d.em.coarse import CoarseBank, blocks_of, rounded_products
 from cryo2d.em.search import shift_disc
@@ -36,7 +36,9 @@ def test_best_of_every_class_is_that_of_the_exhaustive_search(box, first_ring, d
     images = data.weighted(device).image
     shifts = shift_disc(2.0, 1.4)
     band = (torch.arange(6) >= first_ring).float()
-    exact = torch.from_numpy(np.stack([polar(a, grid) for a in averages])).to(images)
+    exact = grid.harmonics(
+        torch.from_numpy(np.stack([polar(a, grid) for a in averages])).to(images)
+    )
     bank = CoarseBank(
         exact,
         grid,
@@ -64,7 +66,7 @@ def test_best_of_every_class_is_that_of_the_exhaustive_search(box, first_ring, d
 def test_particles_and_classes_do_not_mix(device):
     data = synthetic(5, rings=8)
     images = data.grid.harmonics(data.weighted(device).image)
-    references = data.grid.sample(data.averages.to(device))
+    references = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
     settings = {
         "band": torch.ones(8),
         "shifts": shift_disc(2.0, 1.5).to(device),
@@ -93,7 +95,8 @@ def test_it_takes_the_orders_and_rings_that_it_needs(device):
         "offset": 0.0,
         "extent": 32.0,
     }
-    bank = CoarseBank(coarse.grid.sample(coarse.averages.to(device)), coarse.grid, **settings)
+    averages = coarse.grid.harmonics(coarse.grid.sample(coarse.averages.to(device)))
+    bank = CoarseBank(averages, coarse.grid, **settings)
     first = bank.best(bank.parts(fine.grid.harmonics(fine.weighted(device).image)))
     second = bank.best(bank.parts(coarse.grid.harmonics(coarse.weighted(device).image)))
     torch.testing.assert_close(first.cross, second.cross, rtol=2e-2, atol=0.1)
@@ -121,3 +124,26 @@ def test_blocks_hold_the_power_of_an_image_inside_the_disc(extent, device):
     assert float(power[~inside].sum()) < 1e-3 * float(power.sum())
     # what is left out is worth it
     assert int((~inside).sum()) > 0.15 * inside.numel()
+
+
+def test_between_the_rotations_lies_the_true_one(device):
+    data = synthetic(12, rings=10, sigma=0.0)
+    images = data.grid.harmonics(data.weighted(device).image)
+    bank = CoarseBank(
+        data.grid.harmonics(data.grid.sample(data.averages.to(device))),
+        data.grid,
+        band=torch.ones(10),
+        shifts=shift_disc(3.0, 0.8),
+        num_rotations=64,
+        offset=OFFSET,
+        extent=32.0,
+    )
+    found, row = bank.best(bank.parts(images)), torch.arange(12)
+    step = 2 * math.pi / 64
+    searched, between = (
+        angle_between(psi.cpu()[row, data.classes], data.psi) for psi in (found.psi, found.between)
+    )
+    assert float(searched.max()) <= step
+    assert float(between.square().mean()) < 0.3 * float(searched.square().mean())
+    away = angle_between(found.between.cpu(), found.psi.cpu())
+    assert float(away.max()) <= step + 1e-4

@@ -22,8 +22,8 @@ def bank_of(data: Synthetic, device: torch.device, **settings) -> FineBank:
 
 
 def local(data: Synthetic, device: torch.device, steps: int = 4) -> LocalGrid:
-    """Half a coarse step and half a sample of the circle to either side."""
-    return LocalGrid(TURN + math.pi / data.grid.num_angles, STEP, steps, device)
+    """At least half a coarse step and half a sample of the circle to either side."""
+    return LocalGrid.covering(TURN, STEP, steps, data.grid, device)
 
 
 def disturbed(data: Synthetic, device: torch.device, seed: int = 1) -> Poses:
@@ -52,7 +52,7 @@ def test_it_finds_the_pose_between_the_grid_points(box, rings, device):
     found = bank.refine(images.image, poses, images.scale).poses
     psi, shift = sorted_truth(data, poses)
     assert float(angle_between(found.psi.cpu(), psi).max()) < 0.3 * bank.local.turn
-    assert float((found.shift.cpu() - shift).norm(dim=1).max()) < 0.08 * STEP
+    assert float((found.shift.cpu() - shift).norm(dim=1).max()) < 0.12 * STEP
     torch.testing.assert_close(found.particle, poses.particle)
     torch.testing.assert_close(found.classes, poses.classes)
 

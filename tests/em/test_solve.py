@@ -188,6 +188,13 @@ def test_dim_pixels_do_not_pull(device):
     assert float(Recenter(threshold=0.05).shift(image).norm()) > 1.0
 
 
+def test_moves_too_short_to_matter_are_not_made(device):
+    image = torch.zeros((1, 32, 32), device=device)
+    image[0, 16, 16], image[0, 16, 17] = 1.0, 0.25
+    torch.testing.assert_close(Recenter().shift(image), torch.tensor([[-0.2, 0.0]], device=device))
+    assert float(Recenter(min_step=0.3).shift(image).abs().max()) == 0.0
+
+
 def test_images_and_harmonics(device):
     grid = PolarGrid(33, 16)
     images = torch.from_numpy(np.stack([picture(33, 0)])).float().to(device)

@@ -10,6 +10,7 @@ from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import Candidates
 from cryo2d.em.solve import images_of, least_squares
 from cryo2d.em.stats import SufficientStats, accumulate, add_residual
+from cryo2d.physics.image import adjoint
 
 CLASSES = 3
 
@@ -163,6 +164,9 @@ def test_moving_the_sums_moves_the_average(box, device):
         assert float(error) < 0.05 * float(expected.abs().max())
     assert torch.equal(moved.den, stats.den)
     assert torch.equal(moved.count, stats.count)
+    shift[1] = 0.0
+    assert torch.equal(stats.moved(data.grid, shift).num[:, 1], stats.num[:, 1])
+    assert torch.equal(stats.moved(data.grid, 0.0 * shift).num, stats.num)
 
 
 def test_moving_there_and_back(device):
@@ -214,3 +218,18 @@ def test_residual_of_a_perfect_fit_is_the_noise(device):
     power = (stats.power / stats.particles[:, None])[0]
     torch.testing.assert_close(power.cpu(), torch.full((12,), data.sigma2), rtol=0.08, atol=0)
     assert float(power.mean()) == pytest.approx(data.sigma2, rel=0.03)
+
+
+def test_particles_taken_into_their_class_beforehand_change_nothing(device):
+    data = synthetic(20, sigma=0.3)
+    images, posterior = data.weighted(device), soft(data, device)
+    harmonics = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
+    best = posterior.best_poses
+    taken = adjoint(data.grid, images.image, best.psi, best.shift)
+    for one in (posterior, posterior.hard()):
+        found = []
+        for given in (None, taken):
+            found.append(zeros(data, device))
+            one.add_to(found[-1], data.grid, images, given)
+            add_residual(found[-1], data.grid, images, best, harmonics[..., :7], given)
+        assert_same(*found)

@@ -3,7 +3,13 @@ import pytest
 import torch
 from reference import fourier, picture, pictures
 
-from cryo2d.geometry.fourier import fourier_resize, fourier_shift, smooth_size
+from cryo2d.geometry.fourier import (
+    fourier_resize,
+    fourier_shift,
+    on_half_plane,
+    ring_filter,
+    smooth_size,
+)
 
 SIZES = [(48, 32), (48, 33), (47, 32), (47, 31), (33, 16)]
 
@@ -92,3 +98,25 @@ def test_shift_moves_right_and_down(box, device):
     found = fourier_shift(pictures(box).to(device), shift).cpu().numpy()
     for k, (x, y) in enumerate(shift.tolist()):
         np.testing.assert_allclose(found[k], picture(box, k, 0.0, (-x, -y)), atol=5e-3)
+
+
+@pytest.mark.parametrize("box", [32, 33])
+def test_values_on_the_half_plane_are_those_of_the_radius(box, device):
+    # linear between the rings, and constant beyond the last one
+    radial = torch.tensor([[0.0, 1.0, 2.0, 3.0], [5.0, 5.0, 5.0, 9.0]], device=device)
+    found = on_half_plane(radial, box).cpu()
+    fy = torch.fft.fftfreq(box, 1.0 / box)[:, None]
+    radius = (fy**2 + torch.fft.rfftfreq(box, 1.0 / box) ** 2).sqrt().clamp(max=3.0)
+    torch.testing.assert_close(found[0], radius)
+    torch.testing.assert_close(found[1], 5.0 + 4.0 * (radius - 2.0).clamp(min=0.0))
+
+
+def test_a_filter_of_rings_weighs_waves(device):
+    box, axis = 32, torch.arange(32, device=device) - 16
+    weights = torch.rand((2, 14), generator=torch.Generator().manual_seed(1)).to(device)
+    for ring in (1, 5, 14):
+        wave = torch.cos(2 * torch.pi * ring * axis / box).expand(2, box, box)
+        expected = weights[:, ring - 1, None, None] * wave
+        torch.testing.assert_close(ring_filter(wave, weights), expected, atol=1e-5, rtol=0)
+        turned = ring_filter(wave.transpose(1, 2), weights)
+        torch.testing.assert_close(turned, expected.transpose(1, 2), atol=1e-5, rtol=0)

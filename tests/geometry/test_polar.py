@@ -185,3 +185,28 @@ def test_rotated_pictures_have_the_same_ring_power(device):
 @pytest.mark.parametrize(("value", "size"), [(1, 8), (8, 8), (8.1, 16), (math.pi * 16, 56)])
 def test_even_size(value, size):
     assert even_size(value) == size
+
+
+def test_inner_rings_need_fewer_angles(device):
+    grid = PolarGrid(64, 32)  # of 104 angles
+    assert [grid.thinned(rings).num_angles for rings in (32, 17, 16, 9, 8, 3)] == [
+        104,
+        104,
+        52,
+        52,
+        26,
+        26,
+    ]
+    images = pictures(64).to(device)
+    for rings in (16, 8):
+        thin = grid.thinned(rings)
+        samples = grid.sample(images)[:, :: grid.num_angles // thin.num_angles, :rings]
+        torch.testing.assert_close(thin.sample(images), samples)
+        whole = grid.up_to(rings).sample(images)
+        first, second = whole[0], whole[1]
+        torch.testing.assert_close(
+            thin.inner(samples[0], samples[1]),
+            grid.up_to(rings).inner(first, second),
+            rtol=1e-3,
+            atol=1e-3,
+        )

@@ -4,7 +4,12 @@ import torch
 from reference import frc
 
 from cryo2d.geometry.polar import PolarGrid
-from cryo2d.geometry.shells import resolution_at, ring_correlation, ring_power
+from cryo2d.geometry.shells import (
+    resolution_at,
+    ring_correlation,
+    ring_power,
+    sample_correlation,
+)
 from cryo2d.physics.mask import circular_mask
 
 GRID = PolarGrid(32, 12)
@@ -22,9 +27,11 @@ def test_correlation_is_that_of_the_samples_ring_by_ring(rng, device):
     first, second = averages(rng, device), averages(rng, device)
     second = 0.5 * first + second
     found = ring_correlation(GRID, GRID.harmonics(first), GRID.harmonics(second)).cpu()
-    for ours, one, two in zip(found, first.cpu(), second.cpu(), strict=True):
+    same = sample_correlation(first, second).cpu()
+    for ours, sampled, one, two in zip(found, same, first.cpu(), second.cpu(), strict=True):
         theirs = frc(one.numpy().astype(complex), two.numpy().astype(complex))
         np.testing.assert_allclose(ours.numpy(), theirs, atol=5e-3)
+        np.testing.assert_allclose(sampled.numpy(), theirs, atol=1e-5)
 
 
 def test_correlation_is_symmetric_bounded_and_knows_no_scale(rng, device):

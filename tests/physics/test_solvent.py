@@ -3,7 +3,7 @@ import torch
 from reference import pictures
 
 from cryo2d.physics.mask import radius_grid
-from cryo2d.physics.solvent import SolventMask, gaussian, grow
+from cryo2d.physics.solvent import BITS, SolventMask, gaussian, grow, packed, unpacked
 
 BOX = 48
 
@@ -36,6 +36,17 @@ def test_growth_stays_in_its_region_and_reaches_all_of_it(device):
     expected[0, 8, 8] = False
     assert torch.equal(grow(seed, region), expected)
     assert not bool(grow(torch.zeros_like(region), region).any())
+
+
+@pytest.mark.parametrize("count", [1, BITS, BITS + 2, 2 * BITS])
+def test_packed_regions_grow_like_single_ones(count, device):
+    generator = torch.Generator().manual_seed(count)
+    region = (torch.rand((count, 20, 20), generator=generator) < 0.4).to(device)
+    seed = (torch.rand((count, 20, 20), generator=generator) < 0.02).to(device)
+    assert torch.equal(unpacked(packed(region), count), region)
+    together = grow(packed(seed), packed(region))
+    assert len(together) == -(-count // BITS)
+    assert torch.equal(unpacked(together, count), grow(seed, region))
 
 
 @pytest.mark.parametrize("neighbours", [False, True])

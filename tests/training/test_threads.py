@@ -22,6 +22,19 @@ def test_every_item_is_done_once_and_told_in_order(count, items):
     assert [thread for thread, _ in found] == [n % count for n in range(items)]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("rows", [0, 1, 7, 24, 25])
+def test_every_thread_is_dealt_as_many_rows(count, rows):
+    parts = Threads(count).dealt(torch.arange(rows), most=4)
+    assert torch.cat([torch.arange(0), *parts]).tolist() == list(range(rows))
+    sizes = [len(part) for part in parts]
+    assert max(sizes, default=0) <= 4
+    if sizes:
+        assert max(sizes) - min(sizes) <= 1
+    if rows >= count:
+        assert len(parts) % count == 0
+
+
 def test_shares_are_done_at_the_same_time():
     meeting = threading.Barrier(2)
     assert sorted(Threads(2)(lambda _, item: meeting.wait(timeout=60.0), range(2))) == [0, 1]
