@@ -265,6 +265,7 @@ def test_scripts_that_are_not_of_the_page_do_not_run(page):
         "const s = document.createElement('script'); s.textContent = 'window.taken = 1';"
         "document.body.append(s);"
     )
+    page.wait("document.querySelector('body > img').complete")
     assert page.run("window.taken === undefined")
     assert any("Content Security Policy" in line for line in page.complaints)
     page.complaints.clear()

@@ -170,7 +170,10 @@ export class Grid extends EventTarget {
     if (number === null) return;
     event.preventDefault();
     const place = { x: event.clientX, y: event.clientY };
-    this.dispatchEvent(new CustomEvent("menu", { detail: { number, ...place } }));
+    const show = () => this.dispatchEvent(new CustomEvent("menu", { detail: { number, ...place } }));
+    // where the event comes with the press, letting go would dismiss what is shown at once
+    if (event.buttons) window.addEventListener("pointerup", show, { once: true });
+    else show();
   }
 
   #focus(tile) {
