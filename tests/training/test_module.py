@@ -278,7 +278,7 @@ def test_threads_share_the_particles(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("expectation", [maximise, Marginalise()])
-@pytest.mark.parametrize("step", ["_outlier", "_record"])
+@pytest.mark.parametrize("step", ["_gains_of", "_record"])
 def test_a_device_short_of_memory_gives_the_same_result(
     expectation, step, data, tmp_path, monkeypatch
 ):
@@ -287,7 +287,7 @@ def test_a_device_short_of_memory_gives_the_same_result(
     whole = getattr(Classification, step)
 
     def fails(module: Classification, *arguments) -> object:
-        if len(arguments[1].index if step == "_outlier" else arguments[0]) > 6:
+        if len(arguments[1].index if step == "_gains_of" else arguments[0]) > 6:
             # the sums have been added to by then, if the step is the last one
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(module, *arguments)
