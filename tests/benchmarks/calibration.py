@@ -75,15 +75,13 @@ def reliability(outcomes: np.ndarray) -> np.ndarray:
 
 def draw(found: dict[tuple[float, str], np.ndarray], path: Path) -> None:
     """Reliability diagrams, one for each kind of averages and of taking poses."""
-    fig = style.figure(4.4 * len(MODES), 4.6)
-    for ax, mode in zip(fig.subplots(1, len(MODES)), MODES, strict=True):
+    fig = style.figure(12.6, 8.4)
+    for ax, mode in zip(fig.subplots(2, 3).flat, MODES, strict=True):
         ax.plot([0, 1], [0, 1], color="0.6", linewidth=1.0)
         curves = [(snr, rows) for (snr, one), rows in found.items() if one == mode]
         for (snr, rows), colour in zip(curves, style.GROUPS, strict=False):
             ax.plot(rows[:, 0], rows[:, 1], "o-", color=colour, label=f"SNR {snr:g}")
-        style.dress(
-            ax, title=f"averages {mode}", x="posterior of the class", y="share that is right"
-        )
+        style.dress(ax, title=mode, x="posterior of the class", y="share that is right")
         ax.legend(fontsize=8, frameon=False)
     path.write_bytes(style.figure_png(fig, dpi=110))
 
