@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -81,7 +82,6 @@ class Classification(pl.LightningModule):
         self.scale: Tensor
         self.gains: Tensor  # of each particle's class average over a free blob, NaN at first
         self.judged: Tensor  # class posterior of a sample, in the last iteration
-        self._same: Tensor  # classes of one view ``[k k]``
         self.typical: Tensor  # gain of a usual member of each class, 0 at first
         self.register_buffer("halves", halves, persistent=False)
         self.register_buffer("optics", optics, persistent=False)
@@ -90,11 +90,11 @@ class Classification(pl.LightningModule):
         self.register_buffer("typical", torch.zeros(model.num_classes))
         self.register_buffer("judged", torch.full((len(halves),), math.nan), persistent=False)
         self._found: dict[str, Tensor] = {}
+        self._judge: Callable[..., Any] | None = None  # of the last iteration
         self._sums: Sums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
         self._junk: tuple[int, Tensor] | None = None  # where it goes, and classes it stays in
-        self._portions = Portions()
-        self._threads = Threads(1)
+        self._portions, self._threads = Portions(), Threads(1)
 
     @property
     def box(self) -> int:
@@ -147,8 +147,10 @@ class Classification(pl.LightningModule):
         self._kept = torch.zeros(2, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
         self._junk = None
-        if self.settings.judge is not None and iteration == self.plan.total - 1:
-            self._same = same_view(self.model.references.detach(), self.pixel_size)
+        self._judge, judge = None, self.settings.judge
+        if judge and len(self._scorers) > 1 and iteration == self.plan.total - 1:
+            same = same_view(self.model.references.detach(), self.pixel_size)
+            self._judge = partial(judge, same=same, total=len(self.halves))
         if self.plan.is_full(iteration) and self._found:
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
@@ -250,18 +252,15 @@ class Classification(pl.LightningModule):
         if self._junk is not None:
             gathered, stay = self._junk
             # classes of junk keep their own, so that none is emptied
-            good = ~stay[best.classes]
-            posterior = posterior.moved(good & is_junk(gain, typical), gathered)
+            posterior = posterior.moved(~stay[best.classes] & is_junk(gain, typical), gathered)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images, taken)
         power = images.power[:, self._band(iteration)].sum(1)
         found = posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
-        judge, others = self.settings.judge, [one for one in self._scorers if one is not scorer]
-        if judge is not None and others and iteration == self.plan.total - 1:
+        if self._judge is not None:
+            other = next(one for one in self._scorers if one is not scorer)
             stays = found.class_index == best.classes
-            found, self.judged[images.index] = judge(
-                found, stays, images, others[0], self._same, len(self.halves)
-            )
+            found, self.judged[images.index] = self._judge(found, stays, images, other)
         return found
 
     def _gains_of(
@@ -349,8 +348,9 @@ class Classification(pl.LightningModule):
             seconds=time.perf_counter() - self._started,
         )
         if self._found:
-            said = self._found["class_posterior"]
-            self._found["class_posterior"] = calibrated(said, self.judged)
+            if self._judge is not None:
+                said = self._found["class_posterior"]
+                self._found["class_posterior"] = calibrated(said, self.judged)
             # nothing is known of the members of a class that was begun anew
             begun = self._online.begun.to(self.device)
             self.gains[torch.isin(self._found["class_index"], begun)] = math.nan

@@ -25,6 +25,7 @@ from cryo2d.em.prior import FrcRegularizer
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.solve import WienerSolver
 from cryo2d.em.stats import SufficientStats, add_residual
+from cryo2d.physics.image import adjoint
 from cryo2d.physics.preprocess import weigh
 from cryo2d.physics.solvent import gaussian
 from cryo2d.training.assembly import Frame
@@ -87,8 +88,10 @@ def iteration(frame: Frame, cache: ParticleCache, model: ClassModel, size: int) 
         start = lap("local", start)
         clock["local"] -= dense  # which is part of both
         posterior = Posterior.of(found, uncertainty=1.5)
-        posterior.add_to(stats, grid, images)
-        add_residual(stats, grid, images, posterior.best_poses, scorer.harmonics)
+        best = posterior.best_poses
+        taken = adjoint(grid, images.image, best.psi, best.shift)  # once for both, as in a run
+        posterior.add_to(stats, grid, images, taken)
+        add_residual(stats, grid, images, best, scorer.harmonics, taken)
         start = lap("statistics", start)
     optimizer.step(stats=stats, iteration=0)
     lap("M-step", start)

@@ -110,9 +110,8 @@ def test_a_ramp_of_the_background_is_taken_away(rng, device):
     flat, plain = level.normalise(images), Preprocessor(PolarGrid(32, 14), 48).normalise(images)
     outside = radius_grid(48) > 0.9 * 24
     scale = (flat[:, outside] * plain[:, outside]).mean(1) / flat[:, outside].square().mean(1)
-    plane = torch.stack(
-        (axis.expand(48, 48), axis[:, None].expand(48, 48), 0 * axis + 1 + 0 * axis[:, None])
-    )
+    x = axis.expand(48, 48)
+    plane = torch.stack((x, x.T, torch.ones_like(x)))
     left = (plain - scale[:, None, None] * flat).flatten(1)
     fitted = torch.linalg.lstsq(plane.flatten(1).T, left.T).solution
     torch.testing.assert_close(plane.flatten(1).T @ fitted, left.T, atol=1e-4, rtol=1e-3)
