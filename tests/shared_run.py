@@ -67,6 +67,7 @@ def module_of(data: Synthetic, plan: VisitPlan, parts: Part) -> Classification:
         gather_junk=True,
         independent=1.0,
         parting=ONLINE,
+        centring=ONLINE,
         perturb_poses=True,
         seed=7,
     )

@@ -27,7 +27,7 @@ class CoarseBest:
     """Best coarse pose of every class for every particle, all ``[n k]``.
 
     Attributes:
-        cross: Re<CTF X / sigma^2, A> at that pose.
+        cross: Re<CTF X / sigma^2, A> at that pose, less what its shift costs.
         psi: rotation image -> class (radian).
         between: the same, interpolated between the rotations that were searched (radian).
         shift: index of the class-frame shift.
@@ -202,18 +202,26 @@ class CoarseBank:
             found[1].append(real[1::2].contiguous())
         return tuple(found[0]), tuple(found[1])
 
-    def best(self, images: ImageParts) -> CoarseBest:
+    def best(self, images: ImageParts, pull: Tensor | None = None) -> CoarseBest:
         """Best rotation and shift of every class.
 
         The products of a GPU have 11 bits of mantissa: the best few are scored again.
+
+        Args:
+            images: parts of the images.
+            pull: what a shift by one pixel costs, and one by t pixels t^2 times ``[n]``.
         """
+        blocks = in_blocks(images)
+        pull = torch.zeros_like(images[0][0][0, 0]) if pull is None else pull
+        pulls = pull.split([block[0][0].shape[-1] for block in blocks])
         with rounded_products(images[0][0].device):
-            found = [self._best_of_block(block) for block in in_blocks(images)]
+            found = [self._best_of_block(*each) for each in zip(blocks, pulls, strict=True)]
         return CoarseBest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
-    def _best_of_block(self, images: ImageParts) -> list[Tensor]:
+    def _best_of_block(self, images: ImageParts, pull: Tensor) -> list[Tensor]:
         """The columns of :class:`CoarseBest`, ``[n k]`` each."""
-        room, num = _Room(self, images), images[0][0].shape[-1]
+        cost = self.shifts.square().sum(1, keepdim=True) * pull  # [t n]
+        room, num = _Room(self, images, cost), images[0][0].shape[-1]
         either = room.keep.new_empty((self.num_classes, len(room.keep), num))
         odd = either.new_empty((self.num_classes, room.waves[1].shape[1], num))
         each = zip(either, odd, strict=True)
@@ -277,6 +285,7 @@ class _Room:
     Args:
         bank: the references.
         images: the images.
+        cost: what is subtracted from the scores at each shift ``[t n]``, None for nothing.
 
     Attributes:
         keep: part of the score that a half turn leaves as it is ``[r/2 t*n]``.
@@ -284,7 +293,8 @@ class _Room:
         waves: cosines and sines of the even and of the odd orders ``[r/2 2m]``.
     """
 
-    def __init__(self, bank: CoarseBank, images: ImageParts) -> None:
+    def __init__(self, bank: CoarseBank, images: ImageParts, cost: Tensor | None = None) -> None:
+        self._cost = cost
         scored = slice(bank._scored)
         self._bank, self._images = bank, [parts[scored] for parts in images]
         first, count = images[0][0], [len(part) for part in self._images[0]]
@@ -321,7 +331,8 @@ class _Room:
         self.score(k)
         self.keep.add_(self.change.abs_())
         torch.amax(self.keep, 0, out=self._top)
-        best, shift = self._top.view(self._bank.num_shifts, -1).max(dim=0)
+        at_shift = self._top.view(self._bank.num_shifts, -1)
+        best, shift = (at_shift if self._cost is None else at_shift - self._cost).max(dim=0)
         place = shift * len(self._row) + self._row
         torch.index_select(self.keep, 1, place, out=either)
         torch.index_select(self._flat, 1, place, out=odd)

@@ -210,7 +210,13 @@ class FineBank:
         return torch.view_as_real(summed).flatten(2) @ self._phase
 
     def refine(
-        self, image: Tensor, poses: Poses, scale: Tensor, *, temperature: float = 1.0
+        self,
+        image: Tensor,
+        poses: Poses,
+        scale: Tensor,
+        *,
+        temperature: float = 1.0,
+        pull: Tensor | None = None,
     ) -> RefinedPoses:
         """Best pose near each given one.
 
@@ -219,18 +225,38 @@ class FineBank:
             poses: starting poses, fastest if sorted by class.
             scale: contrast scale of the particles ``[n]``.
             temperature: squared uncertainty factor, for the effective numbers.
+            pull: what a shift by one pixel costs, and one by t pixels t^2 times ``[n]``.
         """
         poses = self.snapped(poses)
         sharpness = scale[poses.particle] / temperature
-        return self.peak(poses, self.scores(image, poses), sharpness)
+        score = self.scores(image, poses)
+        if pull is None:
+            return self.peak(poses, score, sharpness)
+        own = pull[poses.particle]
+        return self.peak(poses, self.pulled(score, poses, own), sharpness, own)
 
-    def peak(self, poses: Poses, score: Tensor, sharpness: Tensor) -> RefinedPoses:
+    def pulled(self, score: Tensor, poses: Poses, pull: Tensor) -> Tensor:
+        """Scores of the local grids less what their shifts cost ``[p r*q]``.
+
+        Args:
+            score: what :meth:`scores` found ``[p r*q]``.
+            poses: starting poses, snapped.
+            pull: what a shift by one pixel costs, and one by t pixels t^2 times ``[p]``.
+        """
+        moved = rotate_vector(poses.shift, poses.psi)[:, None] + self.local.moves  # [p q 2]
+        cost = moved.square().sum(2) * pull[:, None]
+        return (score.unflatten(1, (self.local.width, -1)) - cost[:, None]).flatten(1)
+
+    def peak(
+        self, poses: Poses, score: Tensor, sharpness: Tensor, pull: Tensor | None = None
+    ) -> RefinedPoses:
         """Best pose near each given one, below the step of the local grid.
 
         Args:
             poses: starting poses.
-            score: what :meth:`scores` found for them ``[p r*q]``.
+            score: what :meth:`scores` or :meth:`pulled` found for them ``[p r*q]``.
             sharpness: log likelihood over temperature per score ``[p]``, for the effective numbers.
+            pull: of those that were pulled ``[p]``.
         """
         local, row = self.local, torch.arange(len(score), device=score.device)
         width = local.width
@@ -246,15 +272,12 @@ class FineBank:
         middle = width // 2
         psi = poses.psi + (r - middle + dr) * local.turn
         move = torch.stack((x - middle + dx, y - middle + dy), dim=-1) * local.step
+        shift = poses.shift + rotate_vector(move, -poses.psi)
+        most = centre + up_r + up_y + up_x
         logs = cube * sharpness[:, None, None, None]
         return RefinedPoses(
-            Poses(
-                poses.particle,
-                poses.classes,
-                psi % (2.0 * math.pi),
-                poses.shift + rotate_vector(move, -poses.psi),
-            ),
-            centre + up_r + up_y + up_x,
+            Poses(poses.particle, poses.classes, psi % (2.0 * math.pi), shift),
+            most if pull is None else most + pull * shift.square().sum(1),
             effective_number(logs.flatten(2).logsumexp(2)),
             effective_number(logs.flatten(2).logsumexp(1)),
         )

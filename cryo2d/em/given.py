@@ -52,6 +52,8 @@ class KeepPoses:
         one = torch.ones(len(particle), device=psi.device)
         poses = Poses(particle, classes, psi[particle], shift[particle])
         found = scorer.likelihood(
-            images, RefinedPoses(poses, cross.flatten(), one, one), uncertainty**2 * log_prior
+            images,
+            RefinedPoses(poses, cross.flatten(), one, one),
+            uncertainty**2 * log_prior[classes],
         )
         return Posterior.of(found, uncertainty=uncertainty)

@@ -51,8 +51,10 @@ class CoarseLogs:
         parts, scale, offset = self.parts, self.scale, self.offset[:, k]
         if rows is not None:
             parts, scale, offset = take_images(parts, rows), scale[rows], offset[rows]
-        logs = self.scorer.coarse.scores(parts, k)
-        return logs.mul_(scale).sub_(offset)
+        logs = self.scorer.coarse.scores(parts, k).mul_(scale).sub_(offset)
+        cost = self.scorer.pull * self.scorer.coarse.shifts.square().sum(1, keepdim=True)
+        logs.view(-1, *cost.shape[:1], logs.shape[1]).sub_(cost)
+        return logs
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class MarginalPosterior:
         weight: posterior probability of each cell ``[p]``.
         local: how it is spread over the local grid ``[p r*q]``; sums to 1 for each cell.
         rest: posterior probability of the coarse poses that are no cells ``[n k]``.
+        evidence: log likelihood of each class over an empty image, poses summed over ``[n k]``.
         level: log weight of a coarse pose whose posterior probability is 1 ``[n k]``.
         spread: effective numbers of coarse rotations and shifts ``[n k]`` each.
         apart: the posterior at one pose of each class, after some particles were moved, or None.
@@ -93,6 +96,7 @@ class MarginalPosterior:
     weight: Tensor
     local: Tensor
     rest: Tensor
+    evidence: Tensor
     level: Tensor
     spread: tuple[Tensor, Tensor]
     apart: Posterior | None = None
@@ -241,12 +245,14 @@ class Marginalise:
         particle, classes = cells.start.particle, cells.start.classes
         score = scorer.fine.scores(scorer.fine_samples(images), cells.start)
         alpha = images.scale[particle]
-        peak = scorer.fine.peak(cells.start, score, alpha)
-        found = scorer.likelihood(images, peak, torch.zeros_like(log_prior))
+        pull = scorer.pull_on(alpha)
+        score = scorer.fine.pulled(score, cells.start, pull)
+        peak = scorer.fine.peak(cells.start, score, alpha, pull)
+        found = scorer.likelihood(images, peak, scorer.log_shift(peak.poses))
         fine = score * alpha[:, None] + scorer.fine.local.share.log()
         inside = fine.logsumexp(1)
         # the norm is the same at every pose of a cell
-        evidence = inside + found.loglik - 0.5 * alpha * found.cross_cor
+        evidence = inside - 0.5 * alpha**2 * found.slice_pow
         pair = particle * rest.shape[1] + classes
         refined = segment_logsumexp(evidence, pair, rest.numel()).view_as(rest)
         every = torch.logaddexp(refined, rest)  # [n k]
@@ -258,6 +264,7 @@ class Marginalise:
             weight=torch.exp(evidence - level[particle, classes]),
             local=torch.exp(fine - inside[:, None]),
             rest=torch.exp(rest - level),
+            evidence=every,
             level=level,
             spread=spread,
         )

@@ -91,6 +91,17 @@ class Gains:
         """What the outlier measure divides by ``[k]``."""
         return torch.minimum(self.classes, self.overall)
 
+    def gathering(self, chance: float) -> tuple[int, Tensor] | None:
+        """The class to gather junk in, and classes that keep theirs ``[k]`` (bool).
+
+        Those are all classes of junk, and small ones, as one begun anew is. None without junk.
+
+        Args:
+            chance: see :meth:`junk`.
+        """
+        junk = self.junk(chance)
+        return (int(self.classes.argmin()), junk | ~self.known) if junk.any() else None
+
     def junk(self, chance: float) -> Tensor:
         """Which classes hold junk ``[k]`` (bool).
 

@@ -24,6 +24,8 @@ from cryo2d.geometry.shells import ring_power
 from cryo2d.geometry.transform import rotate_vector
 from cryo2d.physics.preprocess import WeightedImages
 
+_FAINT = 1e-3  # contrast scales below this are no contrast
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -70,6 +72,8 @@ class PoseScorer:
         rings: rings in use, the finest alignment resolution.
         first_ring: rings below this are not aligned on (the high-pass).
         jitter: offset of the rotation grid in coarse steps, within half a step.
+        pull: log prior of shifts, by which one of t pixels loses ``pull t^2`` (scalar); None for a
+            flat one.
     """
 
     def __init__(
@@ -81,8 +85,10 @@ class PoseScorer:
         rings: int,
         first_ring: int = 0,
         jitter: float = 0.0,
+        pull: Tensor | None = None,
     ) -> None:
         device = references.device
+        self.pull = torch.zeros((), device=device) if pull is None else pull
         self.grid, self.search, self.rings = grid, search, rings
         coarse = search.rings(rings)
         coarse_grid = PolarGrid(grid.box, coarse, padding=grid.padding)
@@ -138,6 +144,14 @@ class PoseScorer:
         """Shifts of the dense search, by their index, in the frame of the image ``[... 2]``."""
         return rotate_vector(self.coarse.shifts[index], -psi)
 
+    def log_shift(self, poses: Poses) -> Tensor:
+        """Log prior of the shifts of poses ``[p]``."""
+        return -self.pull * poses.shift.square().sum(1)
+
+    def pull_on(self, scale: Tensor) -> Tensor:
+        """What a shift by one pixel costs in the scores of particles of such contrast scales."""
+        return self.pull / scale.clamp(min=_FAINT)
+
     def candidates(
         self, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
     ) -> Candidates:
@@ -148,12 +162,14 @@ class PoseScorer:
             log_prior: log weight of each class ``[k]``.
             uncertainty: uncertainty factor f of the posterior ``exp(-chi2 / (2 f^2))``.
         """
-        best = self.coarse.best(self.coarse_parts(images))
+        temperature = uncertainty**2
+        pull = temperature * self.pull_on(images.scale)
+        best = self.coarse.best(self.coarse_parts(images), pull)
         coarse = images.scale[:, None] * best.cross - self.coarse_norm(images)
-        coarse = coarse + uncertainty**2 * log_prior
+        coarse = coarse + temperature * log_prior
         count = min(self.search.num_candidates(uncertainty), coarse.shape[1])
         value, classes = coarse.topk(count, dim=1)
-        near = value >= value[:, :1] - self.search.margin * uncertainty**2
+        near = value >= value[:, :1] - self.search.margin * temperature
         row = torch.arange(len(images), device=classes.device)
         particle = row[:, None].expand_as(classes)
         order = classes[near].argsort(stable=True)
@@ -164,14 +180,16 @@ class PoseScorer:
             self.fine_samples(images),
             Poses(particle, classes, psi, shift),
             images.scale,
-            temperature=uncertainty**2,
+            temperature=temperature,
+            pull=pull,
         )
-        return self.likelihood(images, found, uncertainty**2 * log_prior)
+        prior = log_prior[found.poses.classes] + self.log_shift(found.poses)
+        return self.likelihood(images, found, temperature * prior)
 
     def likelihood(
         self, images: WeightedImages, found: RefinedPoses, log_prior: Tensor
     ) -> Candidates:
-        """Log likelihood of refined poses, with the log weight of their classes ``[k]``."""
+        """Log likelihood of refined poses, with their log prior ``[p]``."""
         particle, classes = found.poses.particle, found.poses.classes
         transfer = images.transfer[particle, : self.rings]
         slice_pow = (transfer * self.power[classes]).sum(1)
@@ -179,7 +197,7 @@ class PoseScorer:
         loglik = alpha * found.cross - 0.5 * alpha**2 * slice_pow
         return Candidates(
             poses=found.poses,
-            loglik=loglik + log_prior[classes],
+            loglik=loglik + log_prior,
             cross_cor=2.0 * found.cross,
             slice_pow=slice_pow,
             pose_ess=found.pose_ess,

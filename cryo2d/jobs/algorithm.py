@@ -37,6 +37,7 @@ def em_settings(
     ramp = ResolutionRamp(
         min(frame.first_rings, frame.align_rings), frame.align_rings, RAMP * optimizer.iterations
     )
+    last = round(RAMP * optimizer.iterations)
     return EmSettings(
         uncertainty=uncertainty_of(cfg),
         rings=ramp if optimizer.iterations else lambda _: frame.align_rings,
@@ -48,7 +49,8 @@ def em_settings(
         hard_last=optimizer.hard_last,
         gather_junk=cfg.model.gather_junk,
         independent=independent,
-        parting=round(RAMP * optimizer.iterations) if cfg.model.independent_halves else NEVER,
+        parting=last if cfg.model.independent_halves else NEVER,
+        centring=last if cfg.model.shift_prior and known is None else NEVER,
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
         judge=judge_of(cfg, known),

@@ -31,6 +31,7 @@ IDLE = (
     ("model.initial_scale", 1, "model.initial_references", True),
     ("model.force_max", None, "model.align", False),
     ("model.max_shift", None, "model.align", False),
+    ("model.shift_prior", True, "model.align", False),
     ("model.frc_regularizer", True, "optimizer.regularizer", True),
     ("model.full_frc", True, "optimizer.regularizer", True),
 )

@@ -89,6 +89,7 @@ MODEL: Mapping[str, Rule] = {
     "model.align": Flag(),
     "model.perturb_poses": Flag(),
     "model.max_shift": OrNull(Real(least=0, unit="A")),
+    "model.shift_prior": Flag(),
 }
 
 OPTIMIZER: Mapping[str, Rule] = {

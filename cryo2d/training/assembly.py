@@ -117,6 +117,7 @@ class EmSettings:
         gather_junk: whether passes over all particles put outliers into the class that has most.
         independent: share of the Fourier samples that are independent.
         parting: iteration from which each half-set is aligned to its own averages.
+        centring: iteration from which shifts have a prior.
         judge: how far class posteriors can be believed in the end, by averages of the other
             half-set; None for those of the assignment itself.
         perturb_poses: whether the grid of coarse rotations is offset at random.
@@ -134,6 +135,7 @@ class EmSettings:
     gather_junk: bool
     independent: float
     parting: int
+    centring: int
     perturb_poses: bool
     seed: int
     judge: Judge | None = None

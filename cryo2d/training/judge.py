@@ -3,31 +3,41 @@
 Averages hold the noise of their own members, and the best of many poses fits noise, too: the
 posterior of the E-step is too sure. A particle is judged by averages of the other half-set, with
 poses summed over. Classes that show the same view count as one: which of them a particle goes to is
-chance. That takes longer than finding its class, so that of many particles a sample is judged, and
-what is said of all follows from it: with p the posterior of the E-step and q the judged one,
+chance.
 
-    logit q ~ a + b logit p,
+That takes longer than finding its class, so that of many particles a sample is judged. First the
+contrast of every average in the eyes of the sample is found, by maximum likelihood: noise that was
+aligned adds to those of weak views. Then, with p the posterior of the E-step and q the judged one,
 
-fitted by the cross entropy (Platt 1999, Advances in Large Margin Classifiers, 61-74).
+    logit q ~ a + b log p - c log(1 - p),    b, c >= 0,
+
+is fitted by the cross entropy, and says what is told of all (beta calibration; Kull, Silva Filho &
+Flach 2017, Electron. J. Stat. 11, 5052-5080).
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from cryo2d.em.likeness import Alike, Likeness
 from cryo2d.em.marginal import Marginalise
+from cryo2d.em.online import OnlineEM
 from cryo2d.em.score import PoseScorer
 from cryo2d.physics.preprocess import WeightedImages
-from cryo2d.training.superclasses import Grouping
 from cryo2d.types import Assignments
 
 SAMPLE = 1000  # particles that tell how far the posteriors of all can be believed
-_ENOUGH = 20  # of them, below which nothing is fitted
+CONTRASTS = (0.6, 1.0, 1.2)  # of the averages, at which the sample sees them
+SAME = 0.5  # log odds by which particles prefer their class to another of the same view, at most
+_ENOUGH = 20  # of the sample, below which nothing is fitted
 _CERTAIN = 1e-6  # of p and 1 - p that float32 still tells from 0
-_STEPS = 100  # of the fit
+_STEPS = 100  # of the fits
+_UNIT = math.log(math.e - 1.0)  # softplus of it is 1
+_USUAL = 5.0  # particles that a contrast of 1 is worth beforehand
 
 
 @dataclass(frozen=True)
@@ -43,59 +53,128 @@ class Judge:
     expectation: Marginalise
     sample: int | None = None
 
+    def begin(self, optimizer: OnlineEM, max_shift: float, total: int) -> "Judgement | None":
+        """What is judged by in an iteration; None before there are averages of the half-sets.
+
+        Args:
+            optimizer: has the averages.
+            max_shift: longest shift between two views that are the same (pixel).
+            total: particles of the run.
+        """
+        stats = optimizer.stats
+        if stats is None or optimizer.halves is None:
+            return None
+        compare = Likeness(optimizer.variety_grid.num_rings, max_shift)
+        same = same_view(compare(stats, optimizer.solver, SAME), stats.count.shape[1])
+        every = max(1, total // self.sample) if self.sample else 1
+        rows = -(-total // every) if self.sample else 0
+        seen = same.new_zeros((rows, len(same), len(CONTRASTS)))
+        return Judgement(self.expectation, same, every, seen)
+
+
+@dataclass
+class Judgement:
+    """The judgement of one iteration.
+
+    Attributes:
+        expectation: the E-step that judges.
+        same: whether two classes show the same view ``[k k]``, 0 or 1.
+        every: particles of the run for one of the sample.
+        seen: log evidence of every class at the :data:`CONTRASTS` for each particle of the sample
+            ``[s k c]``, 0 for those that were not judged; no rows if each particle is judged.
+    """
+
+    expectation: Marginalise
+    same: Tensor
+    every: int
+    seen: Tensor
+
     def __call__(
-        self,
-        found: Assignments,
-        stays: Tensor,
-        images: WeightedImages,
-        other: PoseScorer,
-        same: Tensor,
-        total: int,
-    ) -> tuple[Assignments, Tensor]:
-        """What was found with the judged posteriors, and those of the sample.
+        self, found: Assignments, stays: Tensor, images: WeightedImages, other: PoseScorer
+    ) -> Assignments:
+        """What was found, with the posteriors that can be told now.
 
         Args:
             found: assignments of a batch.
             stays: particles of which something can be said: not what was moved ``[n]`` (bool).
             images: the particles.
             other: averages of the other half-set.
-            same: whether two classes show the same view ``[k k]``, 0 or 1.
-            total: particles of the run.
-
-        Returns:
-            The assignments, and the posteriors of a sample, NaN for the others ``[n]``.
         """
-        sample = torch.full_like(found.class_posterior, torch.nan)
-        if self.sample is not None:
-            among = images.index % max(1, total // self.sample) == 0
-            rows = (stays & among).nonzero()[:, 0]
+        if len(self.seen):
+            rows = (stays & (images.index % self.every == 0)).nonzero()[:, 0]
             if len(rows):
-                classes = self._classes(images[rows], other)
-                sample[rows] = (classes * same[found.class_index[rows]]).sum(1)
-            return found, sample
-        classes = self._classes(images, other)
-        own = (classes * same[found.class_index]).sum(1)
+                few = images[rows]
+                looks = [self._evidence(few, other, contrast) for contrast in CONTRASTS]
+                self.seen[few.index // self.every] = torch.stack(looks, dim=2)
+            return found
+        classes = self._evidence(images, other, 1.0).softmax(1)
+        own = (classes * self.same[found.class_index]).sum(1)
         own = torch.where(stays, own, found.class_posterior)
         ess = torch.where(stays, 1.0 / classes.square().sum(1), found.class_ess)
-        return replace(found, class_posterior=own, class_ess=ess), sample
+        return replace(found, class_posterior=own, class_ess=ess)
 
-    def _classes(self, images: WeightedImages, other: PoseScorer) -> Tensor:
-        """Posterior of each class ``[n k]``."""
+    def _evidence(self, images: WeightedImages, other: PoseScorer, contrast: float) -> Tensor:
+        """Log evidence of each class ``[n k]``, its average scaled."""
         prior = images.image.real.new_zeros(other.coarse.num_classes)
-        found = self.expectation(other, images, log_prior=prior, uncertainty=1.0).classes
-        return found / found.sum(1, keepdim=True)  # rounding
+        images = replace(images, scale=contrast * images.scale)
+        return self.expectation(other, images, log_prior=prior, uncertainty=1.0).evidence
+
+    def told(self, found: Mapping[str, Tensor]) -> Tensor:
+        """The posteriors that are told in the end ``[n]``.
+
+        Args:
+            found: columns of the assignments of all particles.
+        """
+        posterior, classes = found["class_posterior"], found["class_index"]
+        judged = torch.full_like(posterior, torch.nan)
+        rows = self.seen.abs().sum((1, 2)).nonzero()[:, 0]
+        if len(rows):
+            sure = at_contrast(self.seen[rows], contrasts(self.seen[rows])).softmax(1)
+            of = rows * self.every
+            judged[of] = (sure * self.same[classes[of]]).sum(1)
+        return calibrated(posterior, judged)
 
 
-def same_view(averages: Tensor, pixel_size: float) -> Tensor:
-    """Whether two classes show the same view, turned or shifted ``[k k]``, 0 or 1.
+def same_view(alike: Alike, num_classes: int) -> Tensor:
+    """Whether particles cannot tell two classes apart ``[k k]``, 0 or 1."""
+    same = torch.eye(num_classes, device=alike.odds.device)
+    same[alike.first, alike.second] = same[alike.second, alike.first] = 1.0
+    return same
+
+
+def at_contrast(seen: Tensor, contrast: Tensor) -> Tensor:
+    """Log evidence ``[s k]`` with every average at a contrast ``[k]`` of its own.
+
+    The parabola through what is known at the :data:`CONTRASTS` ``[s k c]``.
+    """
+    return (seen @ _parabola(seen) * torch.stack((contrast**2, contrast, contrast**0), -1)).sum(-1)
+
+
+def contrasts(seen: Tensor) -> Tensor:
+    """Contrast of the averages in the eyes of particles that are not in them ``[k]``.
+
+    The maximum of the evidence, by EM over the classes of the particles; between the first and the
+    last of the :data:`CONTRASTS`.
 
     Args:
-        averages: of the classes ``[k y x]``.
-        pixel_size: of the averages (Angstrom).
+        seen: log evidence at the :data:`CONTRASTS` ``[s k c]``.
     """
-    every = np.ones(len(averages))
-    label = Grouping(mirror=False).labels(averages.cpu().numpy(), every, pixel_size)
-    return torch.from_numpy(label[:, None] == label).to(averages)
+    square, line = (seen @ _parabola(seen)).unbind(-1)[:2]
+    contrast = seen.new_ones(seen.shape[1])
+    for _ in range(_STEPS):
+        member = at_contrast(seen, contrast).softmax(1)
+        curve, slope = (member * square).sum(0), (member * line).sum(0)
+        usual = _USUAL * (curve.abs().sum() / len(seen)).clamp(min=1e-6)
+        # the most of curve c^2 + slope c - usual (c - 1)^2
+        best = 0.5 * (slope + 2.0 * usual) / (usual - curve).clamp(min=1e-6)
+        contrast = best.clamp(CONTRASTS[0], CONTRASTS[-1])
+    return contrast
+
+
+def _parabola(like: Tensor) -> Tensor:
+    """Takes values at the :data:`CONTRASTS` to the factors of c^2, c and 1 ``[c 3]``."""
+    powers = torch.tensor([[c * c, c, 1.0] for c in CONTRASTS], dtype=torch.float64)
+    return torch.linalg.inv(powers).T.to(like)
 
 
 def calibrated(posterior: Tensor, judged: Tensor) -> Tensor:
@@ -111,21 +190,23 @@ def calibrated(posterior: Tensor, judged: Tensor) -> Tensor:
     known = ~judged.isnan() & ~posterior.isnan()
     if int(known.sum()) < _ENOUGH:
         return posterior
-    logit = torch.logit(posterior.double(), eps=_CERTAIN)
-    sample, target = logit[known], judged[known].double().clamp(0.0, 1.0)
-    line = torch.zeros(2, dtype=logit.dtype, device=logit.device, requires_grad=True)
-    solver = torch.optim.LBFGS([line], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    p = posterior.double().clamp(_CERTAIN, 1.0 - _CERTAIN)
+    sides = torch.stack((p.log(), -torch.log1p(-p)), dim=1)  # [n 2]
+    sample, target = sides[known], judged[known].double().clamp(0.0, 1.0)
+    start = sides.new_tensor((0.0, _UNIT, _UNIT))
+    fit = start.clone().requires_grad_()
+    solver = torch.optim.LBFGS([fit], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
         # a faint pull towards p itself keeps the fit finite
-        pull = 1e-3 * (line - line.new_tensor((0.0, 1.0))).square().sum()
-        said = line[0] + line[1] * sample
+        pull = 1e-4 * (fit - start).square().sum()
+        said = fit[0] + sample @ softplus(fit[1:])
         value = binary_cross_entropy_with_logits(said, target) + pull
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     with torch.enable_grad():
         solver.step(loss)  # type: ignore[no-untyped-call]
-    offset, slope = line.detach()
-    return torch.sigmoid(offset + slope.clamp(min=0.0) * logit).to(posterior)
+    offset, *_ = end = fit.detach()
+    return torch.sigmoid(offset + sides @ softplus(end[1:])).to(posterior)

@@ -48,7 +48,6 @@ class LiveClassification(Classification):
         self.halves, self.optics = halves.to(device), optics.to(device)
         self.scale = extended(self.scale, torch.ones(count, device=device))
         self.gains = extended(self.gains, torch.full((count,), math.nan, device=device))
-        self.judged = torch.full((count,), math.nan, device=device)
         self._found = {name: extended(v, _missing(v, count)) for name, v in self._found.items()}
         noise = self.model.noise
         self.model.noise = extended(noise, power.to(noise))

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cryo2d.data.sampler import Plan, Shares
+from cryo2d.em.centring import shift_pull
 from cryo2d.em.coarse import PORTION
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
@@ -27,7 +27,7 @@ from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.image import adjoint
 from cryo2d.physics.preprocess import WeightedImages, weigh
 from cryo2d.training.assembly import EmSettings
-from cryo2d.training.judge import calibrated, same_view
+from cryo2d.training.judge import Judgement
 from cryo2d.training.portions import Portions
 from cryo2d.training.ranks import ALONE, Ranks, unpacked
 from cryo2d.training.summary import Step, VisitLog, summarize
@@ -81,16 +81,16 @@ class Classification(pl.LightningModule):
         self.optics: Tensor
         self.scale: Tensor
         self.gains: Tensor  # of each particle's class average over a free blob, NaN at first
-        self.judged: Tensor  # class posterior of a sample, in the last iteration
+        self.pull: Tensor  # of the prior of shifts, 0 at first
         self.typical: Tensor  # gain of a usual member of each class, 0 at first
         self.register_buffer("halves", halves, persistent=False)
         self.register_buffer("optics", optics, persistent=False)
         self.register_buffer("scale", torch.ones(len(halves)))
         self.register_buffer("gains", torch.full((len(halves),), math.nan))
         self.register_buffer("typical", torch.zeros(model.num_classes))
-        self.register_buffer("judged", torch.full((len(halves),), math.nan), persistent=False)
+        self.register_buffer("pull", torch.zeros(()))
         self._found: dict[str, Tensor] = {}
-        self._judge: Callable[..., Any] | None = None  # of the last iteration
+        self._judgement: Judgement | None = None  # of the last iteration
         self._sums: Sums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
         self._junk: tuple[int, Tensor] | None = None  # where it goes, and classes it stays in
@@ -138,6 +138,7 @@ class Classification(pl.LightningModule):
                     rings=self.settings.rings(iteration),
                     first_ring=self.settings.first_ring,
                     jitter=offset if self.settings.perturb_poses else 0.0,
+                    pull=self.pull,
                 ),
                 self._references(iteration),
             )
@@ -147,17 +148,14 @@ class Classification(pl.LightningModule):
         self._kept = torch.zeros(2, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
         self._junk = None
-        self._judge, judge = None, self.settings.judge
+        self._judgement, judge = None, self.settings.judge
         if judge and len(self._scorers) > 1 and iteration == self.plan.total - 1:
-            same = same_view(self.model.references.detach(), self.pixel_size)
-            self._judge = partial(judge, same=same, total=len(self.halves))
+            self._judgement = judge.begin(self._online, self.search.max_shift, len(self.halves))
         if self.plan.is_full(iteration) and self._found:
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
             if self.settings.gather_junk:
-                junk = gains.junk(self._scorers[0].log_choices)
-                stay = junk | ~gains.known  # as in a class begun anew
-                self._junk = (int(gains.classes.argmin()), stay) if junk.any() else None
+                self._junk = gains.gathering(self._scorers[0].log_choices)
 
     @property
     def _online(self) -> OnlineEM:
@@ -257,10 +255,10 @@ class Classification(pl.LightningModule):
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images, taken)
         power = images.power[:, self._band(iteration)].sum(1)
         found = posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
-        if self._judge is not None:
+        if self._judgement is not None:
             other = next(one for one in self._scorers if one is not scorer)
             stays = found.class_index == best.classes
-            found, self.judged[images.index] = self._judge(found, stays, images, other)
+            found = self._judgement(found, stays, images, other)
         return found
 
     def _gains_of(
@@ -303,9 +301,7 @@ class Classification(pl.LightningModule):
             if field.name not in self._found:
                 missing = 0 if value.dtype == torch.int64 else float("nan")
                 size = (len(self.halves), *value.shape[1:])
-                self._found[field.name] = torch.full(
-                    size, missing, dtype=value.dtype, device=self.device
-                )
+                self._found[field.name] = value.new_full(size, missing)
             self._found[field.name][index] = value
         if self.settings.scale_per_particle:
             self.scale[index] = found.alpha_min.clamp(0.0, 2.0 * MOST_SCALE)
@@ -348,9 +344,10 @@ class Classification(pl.LightningModule):
             seconds=time.perf_counter() - self._started,
         )
         if self._found:
-            if self._judge is not None:
-                said = self._found["class_posterior"]
-                self._found["class_posterior"] = calibrated(said, self.judged)
+            if iteration + 1 >= self.settings.centring:
+                self.pull = shift_pull(self._found["shift"] / self.pixel_size, self.gains)
+            if self._judgement is not None:
+                self._found["class_posterior"] = self._judgement.told(self._found)
             # nothing is known of the members of a class that was begun anew
             begun = self._online.begun.to(self.device)
             self.gains[torch.isin(self._found["class_index"], begun)] = math.nan
@@ -361,20 +358,22 @@ class Classification(pl.LightningModule):
         """The sums over all processes, which also tell what each has found."""
         if self.ranks.size == 1 or self.shares is None:
             return sums
-        *total, self._kept = self.ranks.total([*sums.as_dict().values(), self._kept])
+        seen = self._kept[:0] if self._judgement is None else self._judgement.seen
+        *total, self._kept, seen = self.ranks.total([*sums.as_dict().values(), self._kept, seen])
+        if self._judgement is not None:
+            self._judgement.seen = seen
         rows = self.shares.split(self.plan.rows(iteration))
-        own = self._visits.matrix(self.device)
-        mine = rows[self.ranks.rank]
-        own = torch.cat((own, self.gains[mine, None], self.judged[mine, None]), dim=1)
+        gains = self.gains[rows[self.ranks.rank], None]
+        own = torch.cat((self._visits.matrix(self.device), gains), dim=1)
         self._visits = VisitLog()
         parts = self.ranks.columns(own, [len(part) for part in rows])
         for rank, (index, part) in enumerate(zip(rows, parts, strict=True)):
-            found = unpacked(part[:, :-2])
+            found = unpacked(part[:, :-1])
             if rank == self.ranks.rank:
                 self._visits.add(found)
             elif len(index):
                 self._record(index, found)
-                self.gains[index], self.judged[index] = part[:, -2:].unbind(1)
+                self.gains[index] = part[:, -1]
         return sums.replaced(total)
 
     def _normalise_scale(self) -> None:

@@ -35,10 +35,11 @@ def expected(
     step: Marginalise | None = None,
     uncertainty: float = 1.0,
     scaled: bool = False,
+    pull: float = 0.0,
 ) -> tuple[MarginalPosterior, WeightedImages]:
     images, prior = data.weighted(device, scaled), torch.zeros(3, device=device)
     step = step or Marginalise()
-    scorer = scorer_of(data, device)
+    scorer = scorer_of(data, device, pull=torch.tensor(pull, device=device))
     return step(scorer, images, log_prior=prior, uncertainty=uncertainty), images
 
 
@@ -48,7 +49,9 @@ def sums(data: Synthetic, posterior, images: WeightedImages) -> SufficientStats:
     return stats
 
 
-def class_evidence(data: Synthetic, row: int, spacing: float = 0.5) -> np.ndarray:
+def class_evidence(
+    data: Synthetic, row: int, spacing: float = 0.5, pull: float = 0.0
+) -> np.ndarray:
     """Log of the mean likelihood of each class over 36 rotations and a disc of shifts."""
     samples, ctf = data.observed(row)
     weight = data.grid.ring_weights.numpy() / data.sigma2 / data.grid.num_angles
@@ -62,17 +65,22 @@ def class_evidence(data: Synthetic, row: int, spacing: float = 0.5) -> np.ndarra
             model = ctf * seen(average, 2 * np.pi * r / 36, (0.0, 0.0), data.grid)
             cross = (moves @ (weight * samples.conj() * model).ravel()).real
             logs[k, r] = cross - 0.5 * (weight * np.abs(model) ** 2).sum()
+            logs[k, r] -= pull * (disc**2).sum(1)
     top = logs.max()
     return np.log(np.exp(logs - top).mean((1, 2))) + top
 
 
+@pytest.mark.parametrize("pull", [0.0, 0.5])
 @pytest.mark.parametrize("sigma", [1.0, 3.0])
-def test_class_posterior_is_that_of_the_sum_over_poses(sigma, device):
+def test_class_posterior_is_that_of_the_sum_over_poses(sigma, pull, device):
     data = synthetic(4, sigma=sigma, rings=8)
-    posterior, _ = expected(data, device)
+    posterior, _ = expected(data, device, pull=pull)
     found = posterior.classes.cpu().numpy()
+    said = (posterior.evidence - posterior.evidence[:, :1]).cpu().numpy()
     for row in range(2):
-        logs = class_evidence(data, row)
+        logs = class_evidence(data, row, pull=pull)
+        near = logs > logs.max() - 8.0
+        np.testing.assert_allclose(said[row][near], (logs - logs[0])[near], atol=0.6)
         exact = np.exp(logs - logs.max())
         np.testing.assert_allclose(found[row], exact / exact.sum(), atol=0.06)
 

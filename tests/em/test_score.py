@@ -121,6 +121,37 @@ def test_a_prior_adds_to_the_log_likelihood(device):
     torch.testing.assert_close(found.loglik, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("uncertainty", [1.0, 1.7])
+def test_the_prior_of_shifts_adds_to_the_log_likelihood(uncertainty, device):
+    data = synthetic(6, sigma=0.4, scale_spread=0.3)
+    pull = torch.tensor(0.3, device=device)
+    found = candidates_of(data, device, pull=pull, uncertainty=uncertainty, scaled=True)
+    alpha = data.scale.to(device)[found.poses.particle]
+    likelihood = 0.5 * alpha * found.cross_cor - 0.5 * alpha**2 * found.slice_pow
+    prior = -0.3 * found.poses.shift.square().sum(1)
+    expected = likelihood + uncertainty**2 * prior
+    torch.testing.assert_close(found.loglik, expected, rtol=1e-4, atol=1e-3)
+    # what was found without it lies further out, and is worth no more with it
+    flat = candidates_of(data, device, uncertainty=uncertainty, scaled=True)
+    cost = uncertainty**2 * 0.3 * flat.poses.shift.square().sum(1)
+    own = data.classes.to(device)
+    mine = [one.poses.classes == own[one.poses.particle] for one in (found, flat)]
+    order = [
+        one.poses.particle[rows].argsort() for one, rows in zip((found, flat), mine, strict=True)
+    ]
+    most, least = found.loglik[mine[0]][order[0]], (flat.loglik - cost)[mine[1]][order[1]]
+    assert len(most) == len(least) == 6
+    assert bool((most > least - 0.05).all())
+    lengths = [one.poses.shift.norm(dim=1).mean() for one in (found, flat)]
+    assert float(lengths[0]) < float(lengths[1])
+
+
+def test_a_narrow_prior_keeps_particles_where_they_were_picked(device):
+    data = synthetic(6, sigma=0.4)
+    found = candidates_of(data, device, pull=torch.tensor(1e4, device=device))
+    assert float(found.poses.shift.norm(dim=1).max()) < 0.1
+
+
 def test_unlikely_classes_are_left_out(device):
     data = synthetic(9, sigma=0.2)
     every = candidates_of(data, device)

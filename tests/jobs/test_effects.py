@@ -329,6 +329,14 @@ def test_half_sets_aligned_alone_agree_less(guided):
     assert alone < shared
 
 
+def test_the_prior_of_shifts_holds_particles_near_their_picks(stack, guided):
+    prior, flat = guided(), guided("model.shift_prior=false")
+    lengths = [np.linalg.norm(run.shift, axis=1) for run in (prior, flat)]
+    assert lengths[0].mean() < lengths[1].mean()
+    errors = [np.median(pose_errors(run, stack).shift) for run in (prior, flat)]
+    assert errors[0] < errors[1] * 1.05
+
+
 def test_padding_of_the_references(stack, guided):
     exact = guided("model.zeropad=3")
     near, far = (

@@ -1,11 +1,11 @@
 """Posteriors as far as a judged sample lets them be believed."""
 
-import numpy as np
 import pytest
 import torch
-from synthetic import picture
 
-from cryo2d.training.judge import calibrated, same_view
+from cryo2d.em.likeness import Alike
+from cryo2d.geometry.register import Registration
+from cryo2d.training.judge import CONTRASTS, at_contrast, calibrated, contrasts, same_view
 
 
 def stated(count: int, device: torch.device) -> torch.Tensor:
@@ -14,10 +14,14 @@ def stated(count: int, device: torch.device) -> torch.Tensor:
     return torch.sigmoid(4.0 * torch.randn(count, generator=generator) + 2.0).to(device)
 
 
-@pytest.mark.parametrize(("offset", "slope"), [(0.0, 1.0), (-1.0, 0.5), (0.4, 0.7), (-0.5, 1.5)])
-def test_the_line_of_the_logits_is_found(offset, slope, device):
+@pytest.mark.parametrize(
+    ("offset", "high", "low"),
+    [(0.0, 1.0, 1.0), (-1.0, 0.5, 0.5), (0.4, 0.7, 0.7), (-0.5, 1.5, 0.4), (0.3, 0.3, 1.2)],
+)
+def test_the_curve_is_found(offset, high, low, device):
     posterior = stated(4000, device)
-    true = torch.sigmoid(offset + slope * torch.logit(posterior, eps=1e-6))
+    p = posterior.clamp(1e-6, 1.0 - 1e-6)
+    true = torch.sigmoid(offset + high * p.log() - low * torch.log1p(-p))
     judged = true.clone()
     judged[torch.arange(4000, device=device) % 4 > 0] = torch.nan
     torch.testing.assert_close(calibrated(posterior, judged), true, atol=0.01, rtol=0.0)
@@ -53,14 +57,41 @@ def test_without_a_sample_nothing_changes(device):
     assert calibrated(posterior, judged).isnan().nonzero().tolist() == [[3]]
 
 
-def test_classes_of_one_view_count_as_one(rng, device):
-    poses = [
-        (0, 0.0, (0.0, 0.0)),
-        (1, 0.0, (0.0, 0.0)),
-        (0, 1.0, (1.0, -1.0)),
-        (2, 0.5, (0.0, 0.0)),
-    ]
-    views = np.stack([picture(48, kind, psi, shift) for kind, psi, shift in poses])
-    noisy = views + 0.05 * views.std() * rng.standard_normal(views.shape)
-    same = same_view(torch.from_numpy(noisy).float().to(device), pixel_size=4.0)
-    assert same.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
+def test_like_pairs_are_the_same_view_both_ways(device):
+    pair = torch.tensor([0, 1], device=device), torch.tensor([2, 3], device=device)
+    odds, none = torch.zeros(2, device=device), torch.zeros((2, 2), device=device)
+    pose = Registration(odds, odds, none, odds > 1)
+    same = same_view(Alike(*pair, odds, pose), 4)
+    assert same.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+
+
+def seen_of(contrast: torch.Tensor, classes: torch.Tensor, power: float) -> torch.Tensor:
+    """Log evidence of particles whose classes have averages of such contrasts ``[s k c]``."""
+    generator = torch.Generator().manual_seed(5)
+    own = torch.zeros((len(classes), len(contrast))).scatter(1, classes[:, None], 1.0)
+    # <image, average> has the mean c power where it is the right one, and the variance power
+    cross = own * contrast * power + power**0.5 * torch.randn(own.shape, generator=generator)
+    c = torch.tensor(CONTRASTS)
+    return c * cross[:, :, None] - 0.5 * c**2 * power
+
+
+def test_the_contrast_of_each_average_is_found(device):
+    true = torch.tensor([1.0, 0.7, 1.1, 0.85])
+    seen = seen_of(true, torch.arange(2000) % 4, power=20.0).to(device)
+    found = contrasts(seen)
+    torch.testing.assert_close(found.cpu(), true, atol=0.06, rtol=0.0)
+    best = at_contrast(seen, found).logsumexp(1).mean()
+    for other in (found + 0.1, found - 0.1, torch.ones_like(found)):
+        assert float(best) > float(at_contrast(seen, other).logsumexp(1).mean())
+
+
+def test_few_particles_hardly_change_a_contrast(device):
+    seen = seen_of(torch.tensor([1.0, 0.6]), torch.tensor([0, 0, 0, 0, 0, 1]), power=20.0)
+    assert float((contrasts(seen.to(device)) - 1.0).abs().max()) < 0.15
+
+
+def test_contrasts_stay_where_they_were_seen(device):
+    seen = seen_of(torch.tensor([2.0, 0.1]), torch.arange(400) % 2, power=20.0).to(device)
+    found = contrasts(seen)
+    torch.testing.assert_close(found.cpu(), torch.tensor((CONTRASTS[-1], CONTRASTS[0])))
+    torch.testing.assert_close(at_contrast(seen, torch.ones(2, device=device)), seen[:, :, 1])

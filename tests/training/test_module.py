@@ -68,6 +68,7 @@ def module_of(data: Synthetic, **settings) -> Classification:
     defaults = {
         "independent": 1.0,
         "parting": 1000,
+        "centring": 1000,
         "uncertainty": Uncertainty(2.0, 0, 3),
         "rings": ResolutionRamp(6, grid.num_rings, 3),
         "first_ring": 0,
