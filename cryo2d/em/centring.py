@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 LEAST = 1.0  # standard deviation (pixel), at least: how well centres are defined
+BEYOND = 3.5  # standard deviations that 2 particles in 1,000 go beyond
 
 
 def shift_pull(shift: Tensor, gain: Tensor) -> Tensor:
@@ -26,3 +27,9 @@ def shift_pull(shift: Tensor, gain: Tensor) -> Tensor:
     # |t|^2 of a Gaussian has the median 2 s^2 log 2
     square = torch.where(better, shift.square().sum(1), torch.nan).nanmedian()
     return (math.log(2.0) / square.clamp(min=2.0 * LEAST**2 * math.log(2.0))).nan_to_num(0.0)
+
+
+def reach(pull: Tensor) -> float:
+    """Length of the shifts that are worth a search (pixel); infinite under a flat prior."""
+    strength = float(pull)
+    return BEYOND * math.sqrt(0.5 / strength) if strength > 0 else math.inf

@@ -11,11 +11,12 @@ rotation only through astigmatism.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from cryo2d.em.centring import reach
 from cryo2d.em.coarse import CoarseBank, ImageParts
 from cryo2d.em.fine import FineBank, LocalGrid, Poses, RefinedPoses
 from cryo2d.em.search import PoseSearch
@@ -89,6 +90,7 @@ class PoseScorer:
     ) -> None:
         device = references.device
         self.pull = torch.zeros((), device=device) if pull is None else pull
+        search = replace(search, max_shift=min(search.max_shift, reach(self.pull)))
         self.grid, self.search, self.rings = grid, search, rings
         coarse = search.rings(rings)
         coarse_grid = PolarGrid(grid.box, coarse, padding=grid.padding)

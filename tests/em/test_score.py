@@ -152,6 +152,18 @@ def test_a_narrow_prior_keeps_particles_where_they_were_picked(device):
     assert float(found.poses.shift.norm(dim=1).max()) < 0.1
 
 
+def test_shifts_far_beyond_the_prior_are_not_searched(device):
+    data = synthetic(6, sigma=0.4)
+    flat = scorer_of(data, device)
+    wide, narrow = (
+        scorer_of(data, device, pull=torch.tensor(0.5 / deviation**2, device=device))
+        for deviation in (4.0, 0.5)
+    )
+    assert torch.equal(wide.coarse.shifts, flat.coarse.shifts)
+    assert 1 < len(narrow.coarse.shifts) < len(flat.coarse.shifts)
+    assert float(narrow.coarse.shifts.norm(dim=1).max()) <= 3.5 * 0.5
+
+
 def test_unlikely_classes_are_left_out(device):
     data = synthetic(9, sigma=0.2)
     every = candidates_of(data, device)
