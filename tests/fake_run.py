@@ -1,6 +1,7 @@
 """A run without an algorithm: a Lightning module and data that only look like the real ones."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -9,6 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from cryo2d.io.particles import Excluded, Locations, ParticleTable
+from cryo2d.training.callbacks.checkpoint import IterationCheckpoint
+from cryo2d.training.callbacks.progress import Progress
+from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.types import Assignments, IterationSummary
 
 CLASSES, BOX, RINGS = 6, 16, 8
@@ -160,3 +164,30 @@ class FakeData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(TensorDataset(torch.zeros(4, 1)), batch_size=2)
+
+
+def fit(
+    folder: Path,
+    callbacks: list[pl.Callback],
+    *,
+    epochs: int = 3,
+    loggers: list[pl.loggers.Logger] | None = None,
+    resume: Path | None = None,
+    module: FakeModule | None = None,
+) -> FakeModule:
+    """A run of the fake module, with checkpoints and a bar where a callback makes them."""
+    module = module or FakeModule(total=epochs)
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=callbacks,
+        logger=loggers or False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, IterationCheckpoint) for c in callbacks),
+        enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
+        log_every_n_steps=1,
+        plugins=[CheckpointFiles({})],
+    )
+    trainer.fit(module, datamodule=FakeData(), ckpt_path=resume)
+    return module

@@ -22,6 +22,7 @@ from cryo2d.physics.preprocess import Preprocessor, ctf_on
 from cryo2d.physics.solvent import SolventMask
 from cryo2d.training.assembly import EmSettings
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint
+from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.hardware import SharedParticles, joined, strategy
 from cryo2d.training.module import Classification
@@ -112,6 +113,7 @@ def fit(folder: Path, bounds: tuple[int, ...]) -> None:
         max_epochs=ONLINE + FULL,
         logger=False,
         callbacks=[IterationCheckpoint()],
+        plugins=[CheckpointFiles({})],
         default_root_dir=folder,
         enable_model_summary=False,
         enable_progress_bar=False,

@@ -12,12 +12,12 @@ frequency is not measured and has weight 0: J does not depend on c, and the aver
 with c = 0, the solvent level of references. Inside the support nothing is multiplied by a mask.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cryo2d.em.solve import Filtered, Solution, WienerSolver
+from cryo2d.em.solve import Filtered, Solution, WienerSolver, half_weight
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.fourier import on_half_plane
 from cryo2d.geometry.polar import PolarGrid
@@ -171,6 +171,16 @@ class ClampedSolver(WienerSolver):
         if self.positive:
             averages = non_negative(misfit, support, averages, self.rounds)
         return averages
+
+    def _halves(self, stats: SufficientStats, raw: Filtered) -> Tensor:
+        """Solved for either half-set alone."""
+        assert raw.halves is not None
+        wiener = half_weight(raw.wiener)
+        halves = [
+            self.bounded(replace(raw, averages=half, wiener=wiener), den)
+            for half, den in zip(raw.halves, stats.den, strict=True)
+        ]
+        return torch.stack(halves)
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """Solved again: a clamped average that is shifted is flat no more."""

@@ -5,7 +5,8 @@ solves for new references. The step size is the parameter group's ``lr``, so tha
 learning-rate schedule drives it and checkpoints hold everything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,6 +23,22 @@ from cryo2d.em.variety import Variety, VarietySums
 from cryo2d.geometry.polar import PolarGrid
 
 _ENOUGH = 25.0  # particles per class that tell the shares of the classes
+_OF_A_THREAD = 1 << 19  # sums of the classes that keep a thread busy through an operation
+
+
+@contextmanager
+def threads_for(sums: int) -> Iterator[None]:
+    """No more of torch's threads than operations on so many numbers keep busy.
+
+    They wait for each other after every operation: a core that others use too costs a time slice
+    each time, which small operations never win back.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, max(1, sums // _OF_A_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,17 @@ class OnlineEM(torch.optim.Optimizer):
             apart: whether to make averages of either half-set alone, too.
         """
         del closure
+        with threads_for(stats.num.numel()):
+            return self._stepped(stats, iteration, whole, variety, apart)
+
+    def _stepped(
+        self,
+        stats: SufficientStats,
+        iteration: int,
+        whole: bool,
+        variety: VarietySums | None,
+        apart: bool,
+    ) -> Solution:
         gamma = self.param_groups[0]["lr"]
         running = self.stats
         if running is None or whole:

@@ -1,6 +1,6 @@
 """From sufficient statistics to class averages."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Filtered:
     Attributes:
         averages: ``[k y x]``, not masked.
         halves: the same of either half-set alone ``[h k y x]``, or None.
+        flat: those inside the masks, solvent level 0, or None.
         wiener: Wiener weight of each ring ``[k s]``.
         masks: ``[k y x]``.
         local: Wiener weight of each pixel ``[k y x]``, or None.
@@ -46,6 +47,7 @@ class Filtered:
 
     averages: Tensor
     halves: Tensor | None
+    flat: Tensor | None
     wiener: Tensor
     masks: Tensor
     local: Tensor | None
@@ -55,7 +57,13 @@ class Filtered:
 def least_squares(grid: PolarGrid, num: Tensor, den: Tensor) -> Tensor:
     """Unregularised averages ``[k m s]`` num / den; 0 for a class without particles."""
     floor = _FLOOR * den.amax(-1, keepdim=True)
-    return num / (den + floor).clamp(min=1e-20)[..., None, :]
+    return weighted(num, 1.0 / (den + floor).clamp(min=1e-20))
+
+
+def weighted(harmonics: Tensor, weight: Tensor) -> Tensor:
+    """Circular harmonics ``[... m s]`` with a weight ``[... s]`` on each ring."""
+    # complex by real numbers: half the products of complex by complex ones
+    return torch.view_as_complex(torch.view_as_real(harmonics) * weight[..., None, :, None])
 
 
 def half_weight(wiener: Tensor) -> Tensor:
@@ -97,13 +105,8 @@ class WienerSolver:
 
     def _halves(self, stats: SufficientStats, raw: Filtered) -> Tensor:
         """The averages of either half-set alone ``[h k y x]``, inside the masks of both."""
-        assert raw.halves is not None
-        wiener = half_weight(raw.wiener)
-        halves = [
-            self.bounded(replace(raw, averages=half, wiener=wiener), den)
-            for half, den in zip(raw.halves, stats.den, strict=True)
-        ]
-        return torch.stack(halves)
+        assert raw.flat is not None
+        return raw.flat if raw.local is None else raw.flat * raw.local
 
     def bounded(self, raw: Filtered, den: Tensor) -> Tensor:
         """Averages ``[k y x]`` inside their masks, flat outside; ``den [k s]`` is their weight."""
@@ -112,10 +115,10 @@ class WienerSolver:
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""
-        halves = solution.halves
+        averages, halves = fourier_shift(solution.averages, shift), solution.halves
         if halves is not None:
-            halves = torch.stack([fourier_shift(half, shift) for half in halves])
-        return Solution(fourier_shift(solution.averages, shift), solution.frc, halves)
+            halves = fourier_shift(halves, shift)
+        return Solution(averages, solution.frc, halves)
 
     def filtered(self, stats: SufficientStats, *, apart: bool = False) -> Filtered:
         """Averages before any mask is put on them.
@@ -131,13 +134,14 @@ class WienerSolver:
         frc = sample_correlation(*(grid.sample(solvent.flatten(half, masks)) for half in plain))
         den = stats.den.sum(0)
         wiener = self.regularizer(frc, den, stats.count.sum(0))
-        harmonics = least_squares(grid, stats.num.sum(0), den) * wiener[:, None]
-        halves = local = None
+        averages = images_of(grid, weighted(least_squares(grid, stats.num.sum(0), den), wiener))
+        halves = flat = local = None
         if apart or self.local is not None:
             halves = ring_filter(plain, half_weight(wiener))
-        if self.local is not None and halves is not None:
-            local = self.local(*(solvent.flatten(half, masks) for half in halves))
-        return Filtered(images_of(grid, harmonics), halves, wiener, masks, local, frc)
+            flat = torch.stack([solvent.flatten(half, masks) for half in halves])
+        if self.local is not None and flat is not None:
+            local = self.local(*flat)
+        return Filtered(averages, halves, flat, wiener, masks, local, frc)
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,14 @@ def fourier_resize(images: Tensor, box: int) -> Tensor:
 
 
 def fourier_shift(images: Tensor, shift: Tensor) -> Tensor:
-    """Images ``[n y x]`` moved by ``shift`` ``[n 2]`` (pixel, x right, y down), periodically."""
+    """Images ``[... n y x]`` moved by ``shift`` ``[n 2]`` (pixel, right and down), periodically."""
     box = images.shape[-1]
     fy = torch.fft.fftfreq(box, device=images.device)[:, None]
     fx = torch.fft.rfftfreq(box, device=images.device)
-    turn = -2.0 * torch.pi * (shift[:, 0, None, None] * fx + shift[:, 1, None, None] * fy)
-    moved = torch.fft.rfft2(images) * torch.complex(turn.cos(), turn.sin())
-    return torch.fft.irfft2(moved, s=(box, box))
+    along_x = -2.0 * torch.pi * shift[:, 0, None, None] * fx
+    along_y = -2.0 * torch.pi * shift[:, 1, None, None] * fy
+    phase_x, phase_y = (torch.complex(turn.cos(), turn.sin()) for turn in (along_x, along_y))
+    return torch.fft.irfft2(torch.fft.rfft2(images) * phase_y * phase_x, s=(box, box))
 
 
 def on_half_plane(radial: Tensor, box: int) -> Tensor:

@@ -142,9 +142,11 @@ class PolarGrid:
         weights = _interpolation(self, rings.device)
         plane = torch.complex(weights.real_adjoint @ flat[0], weights.imaginary_adjoint @ flat[1])
         half = plane.T.reshape(-1, count, count // 2 + 1)
-        padded = torch.fft.irfft2(half, s=(count, count), norm="forward")
         inside = slice(start, start + self.box)
-        return padded[:, inside, inside] * self._correction.to(padded)
+        # columns first: rows outside the box need no transform
+        rows = torch.fft.ifft(half, dim=-2, norm="forward")[:, inside]
+        padded = torch.fft.irfft(rows, n=count, norm="forward")
+        return padded[..., inside] * self._correction.to(padded)
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:
         """Inner product over the whole Fourier plane ``[...]`` of samples ``[... a s]``."""

@@ -23,6 +23,9 @@ FORMAT = "1"
 FACTS = "cryo2d"
 """Key of what the program itself wants to know again, beside Lightning's."""
 
+IN_MEMORY = "in memory"
+"""Storage option of a checkpoint that is held and not written."""
+
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint that is not as it was written."""
@@ -40,16 +43,34 @@ class CheckpointFiles(CheckpointIO):
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
         self.facts = dict(facts)
+        self._held: tuple[Path, dict[str, Any]] | None = None
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write a file whole or not at all.
+        """Write a file whole or not at all, or hold it in place of an earlier one of that name.
 
         Raises:
             EnvironmentFault: if it cannot be written.
         """
-        write_state(Path(path), {**checkpoint, FACTS: self.facts})
+        state = {**checkpoint, FACTS: self.facts}
+        if storage_options == IN_MEMORY:
+            self._held = Path(path), _copied(state)
+            return
+        write_state(Path(path), state)
+        self._held = None
+
+    def write_held(self) -> bool:
+        """Write the checkpoint that is held in memory alone; whether there was any.
+
+        Raises:
+            EnvironmentFault: if it cannot be written.
+        """
+        if self._held is None:
+            return False
+        write_state(*self._held)
+        self._held = None
+        return True
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -119,6 +140,17 @@ def checkpoint_digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
         found.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
         found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
+
+
+def _copied(value: Any) -> Any:
+    """A value that stays as it is while the run goes on."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(one) for one in value]
+    return value
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:

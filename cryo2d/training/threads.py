@@ -38,7 +38,7 @@ class Threads:
                 no gradients.
             items: dealt out to the threads in turn.
         """
-        if self.count == 1 or len(items) < 2:
+        if self.count == 1:
             return [work(0, item) for item in items]
 
         def share(thread: int) -> list[Result]:

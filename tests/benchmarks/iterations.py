@@ -4,7 +4,9 @@
 
 Runs the program and reads its metrics.csv: E-step, statistics and M-step of the online iterations
 after the resolution ramp, in which half-sets are aligned apart, and of the pass over everything.
-Other programs on the machine disturb the clock.
+Then the seconds of the whole command, and how many of them lie outside the iterations: imports,
+reading, what is drawn and written meanwhile, and the output at the end. Other programs on the
+machine disturb the clock.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import csv
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 
@@ -31,8 +34,9 @@ def main() -> None:
     parser.add_argument("--classes", nargs="+", type=int, default=[50])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     options = parser.parse_args(arguments[:cut])
-    print("| classes | threads | all online iterations | after the ramp | last pass |")
-    print("|---|---|---|---|---|")
+    names = "all online iterations | after the ramp | last pass | command s | outside s"
+    print(f"| classes | threads | {names} |")
+    print("|---|---|---|---|---|---|---|")
     for num_classes in options.classes:
         for threads in options.threads:
             with tempfile.TemporaryDirectory() as folder:
@@ -40,14 +44,18 @@ def main() -> None:
                 words += [f"hardware.threads={threads}", "seed=1", "logger=none"]
                 words += [f"hydra.run.dir={folder}/run", *arguments[cut + 1 :]]
                 command = [sys.executable, "-m", "cryo2d", *words]
+                start = time.perf_counter()
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                whole = time.perf_counter() - start
                 with open(f"{folder}/run/metrics.csv", newline="") as table:
                     rows = list(csv.DictReader(table))
             *online, last = rows
             late = online[-len(online) // 5 :]
             times = [milliseconds(part) for part in (online[1:], late, [last])]
-            text = " | ".join(f"{time:.3f}" for time in times)
-            print(f"| {num_classes} | {threads} | {text} |", flush=True)
+            text = " | ".join(f"{value:.3f}" for value in times)
+            outside = whole - sum(float(row["seconds"]) for row in rows)
+            shown = f"{num_classes} | {threads} | {text} | {whole:.1f} | {outside:.1f}"
+            print(f"| {shown} |", flush=True)
 
 
 if __name__ == "__main__":

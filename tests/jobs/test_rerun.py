@@ -46,6 +46,9 @@ SETTINGS = (
     "hardware=cpu",
     "hardware.threads=1",
     "seed=3",
+    # which iterations they show would go by the clock
+    "callbacks.montage.seconds=0",
+    "callbacks.checkpoint.seconds=0",
 )
 
 

@@ -3,62 +3,26 @@ import errno
 import io
 import logging
 import math
-import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from fake_run import CLASSES, RINGS, FakeData, FakeModule, make_summary
+from fake_run import CLASSES, RINGS, fit, make_summary
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cryo2d.errors import EnvironmentFault, InputError
+from cryo2d.errors import EnvironmentFault
 from cryo2d.io.averages import read_class_averages
 from cryo2d.training.callbacks.averages import Averages
-from cryo2d.training.callbacks.checkpoint import (
-    LAST,
-    NEXT,
-    PREVIOUS,
-    IterationCheckpoint,
-    newest_checkpoint,
-)
 from cryo2d.training.callbacks.metrics import Metrics, append_row, metrics_of, read_rows
 from cryo2d.training.callbacks.montage import Montage
 from cryo2d.training.callbacks.progress import Progress, clock
 from cryo2d.training.callbacks.tracks import TrackClasses
-from cryo2d.training.checkpoint import CheckpointFiles, read_state
 from cryo2d.training.drawing.tracks import read_tracks
 from cryo2d.training.loggers import WandbRun
-
-
-def fit(
-    folder: Path,
-    callbacks: list[pl.Callback],
-    *,
-    epochs: int = 3,
-    loggers: list[pl.loggers.Logger] | None = None,
-    resume: Path | None = None,
-    module: FakeModule | None = None,
-) -> FakeModule:
-    module = module or FakeModule(total=epochs)
-    trainer = pl.Trainer(
-        default_root_dir=folder,
-        accelerator="cpu",
-        max_epochs=epochs,
-        callbacks=callbacks,
-        logger=loggers or False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(c, IterationCheckpoint) for c in callbacks),
-        enable_progress_bar=any(isinstance(c, Progress) for c in callbacks),
-        log_every_n_steps=1,
-        plugins=[CheckpointFiles({})],
-    )
-    trainer.fit(module, datamodule=FakeData(), ckpt_path=resume)
-    return module
 
 
 def _loggers(folder: Path) -> list[pl.loggers.Logger]:
@@ -69,7 +33,7 @@ def _loggers(folder: Path) -> list[pl.loggers.Logger]:
 
 
 def test_montage_and_metrics_reach_files_and_loggers(tmp_path: Path):
-    callbacks = [Montage(), TrackClasses(), Metrics()]
+    callbacks = [Montage(seconds=0), TrackClasses(), Metrics()]
     fit(tmp_path, callbacks, loggers=_loggers(tmp_path))
 
     pictures = sorted((tmp_path / "images").iterdir())
@@ -120,7 +84,7 @@ def test_averages_can_be_looked_at_while_a_run_goes_on(tmp_path: Path):
             assert not (tmp_path / "manifest.json").exists(), "the run is not finished"
 
     (tmp_path / "manifest.json").touch()
-    fit(tmp_path, [Averages(), Watch()])
+    fit(tmp_path, [Averages(seconds=0), Watch()])
     assert [averages.iteration for averages in seen] == [1, 2, 3]
     summary = make_summary(2)
     np.testing.assert_array_equal(seen[2].images, summary.averages)
@@ -204,7 +168,7 @@ def test_wandb_offline_gets_one_picture_per_iteration(
     monkeypatch.setenv("WANDB_SILENT", "true")
     logger = kind(save_dir=str(tmp_path), offline=True)
     try:
-        fit(tmp_path, [Montage(), Metrics(curves_every=0)], loggers=[logger])
+        fit(tmp_path, [Montage(seconds=0), Metrics(curves_every=0)], loggers=[logger])
     finally:
         wandb.finish()  # which Lightning's own logger leaves to the next run
         wandb.teardown()
@@ -255,81 +219,3 @@ def test_disabled_progress_says_nothing(tmp_path: Path):
 )
 def test_clock(seconds: float, text: str):
     assert clock(seconds) == text
-
-
-def epoch(folder: Path, name: str) -> int:
-    return read_state(folder / "checkpoints" / name)["epoch"]
-
-
-def test_resume_equals_the_uninterrupted_run(tmp_path: Path):
-    whole = fit(tmp_path / "whole", [IterationCheckpoint(), Metrics()])
-    fit(tmp_path / "parts", [IterationCheckpoint(), Metrics()], epochs=2)
-    last, _ = newest_checkpoint(tmp_path / "parts")
-    resumed = fit(tmp_path / "parts", [IterationCheckpoint(), Metrics()], resume=last)
-    assert resumed.steps.batches == 2
-    assert resumed.level.item() == whole.level.item() == 3
-    assert [row["iteration"] for row in read_rows(tmp_path / "parts" / "metrics.csv")] == [0, 1, 2]
-
-
-def test_two_generations_and_no_litter(tmp_path: Path):
-    assert newest_checkpoint(tmp_path) is None
-    fit(tmp_path, [IterationCheckpoint()])
-    folder = tmp_path / "checkpoints"
-    assert sorted(p.name for p in folder.iterdir()) == [LAST, PREVIOUS]
-    assert (epoch(tmp_path, LAST), epoch(tmp_path, PREVIOUS)) == (2, 1)
-
-
-@pytest.mark.parametrize("left", [(LAST,), (PREVIOUS,), (NEXT, PREVIOUS)])
-def test_whatever_a_crash_leaves_serves(left: tuple[str, ...], tmp_path: Path):
-    """The names are changed in two steps; a crash may come between any of them."""
-    fit(tmp_path, [IterationCheckpoint()])
-    folder = tmp_path / "checkpoints"
-    if NEXT in left:
-        (folder / LAST).rename(folder / NEXT)
-    for path in folder.iterdir():
-        if path.name not in left:
-            path.unlink()
-    found, _ = newest_checkpoint(tmp_path)
-    assert found.name == left[0]
-    assert fit(tmp_path, [IterationCheckpoint()], resume=found).level.item() == 3
-
-
-def damages(good: bytes) -> Iterator[bytes]:
-    """The file cut anywhere, with a bit changed anywhere, and other files altogether."""
-    for place in np.linspace(0, len(good) - 1, 60).astype(int).tolist():
-        yield good[:place]
-        yield good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
-    yield from (good + b"0", b"", b"<html>", good[8:], pickle.dumps({"epoch": 1}))
-
-
-def test_a_damaged_generation_is_noticed_and_the_one_before_it_taken(tmp_path: Path, caplog):
-    fit(tmp_path, [IterationCheckpoint()])
-    path = tmp_path / "checkpoints" / LAST
-    good = path.read_bytes()
-    for damaged in damages(good):
-        path.write_bytes(damaged)
-        found, state = newest_checkpoint(tmp_path)
-        assert (found.name, state["epoch"]) == (PREVIOUS, 1)
-    assert f"{LAST} is damaged" in caplog.text
-    (tmp_path / "checkpoints" / PREVIOUS).write_bytes(good[:-1])
-    with pytest.raises(InputError, match=f"{LAST}: found it is cut.*\n.*{PREVIOUS}: found"):
-        newest_checkpoint(tmp_path)
-
-
-def test_failed_write_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fit(tmp_path, [IterationCheckpoint()], epochs=1)
-    before = (tmp_path / "checkpoints" / LAST).read_bytes()
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("cryo2d.io.atomic.os.fsync", full)
-    with pytest.raises(EnvironmentFault, match="No space left"):
-        fit(tmp_path, [IterationCheckpoint()], epochs=1)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [LAST]
-    assert (tmp_path / "checkpoints" / LAST).read_bytes() == before
-
-
-def test_every_second_iteration_and_always_the_last(tmp_path: Path):
-    fit(tmp_path, [IterationCheckpoint(every=2)])
-    assert (epoch(tmp_path, LAST), epoch(tmp_path, PREVIOUS)) == (2, 1)

@@ -34,7 +34,11 @@ def shown(page: LivePage, folder: Path, iteration: int, count: int) -> str:
         folder=folder,
     )
     trainer = SimpleNamespace(
-        datamodule=particles, is_global_zero=True, default_root_dir=str(folder)
+        datamodule=particles,
+        is_global_zero=True,
+        default_root_dir=str(folder),
+        current_epoch=iteration,
+        max_epochs=-1,
     )
     module = SimpleNamespace(summary=make_summary(iteration), pixel_size=3.0)
     page.on_train_epoch_end(trainer, module)

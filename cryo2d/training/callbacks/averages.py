@@ -6,19 +6,28 @@ import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cryo2d.io.averages import ClassAverages, Rings, write_class_averages
+from cryo2d.training.callbacks.pace import Pace
 from cryo2d.training.callbacks.run import run_of
 from cryo2d.training.drawing.classes import ClassTable
 from cryo2d.types import IterationSummary
 
 
 class Averages(Callback):
-    """Writes ``class_averages.*`` after every iteration, so that others can look at them."""
+    """Writes ``class_averages.*`` while iterations go on, so that others can look at them."""
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        """Set how often.
+
+        Args:
+            seconds: least time between two iterations that are written; the last always is.
+        """
+        self.pace = Pace(seconds)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the iteration that has just ended."""
+        """Write the iteration that has just ended, unless the last files are young."""
         run = run_of(pl_module)
         summary = run.summary
-        if summary is None or not trainer.is_global_zero:
+        if summary is None or not trainer.is_global_zero or not self.pace.passes(trainer):
             return
         folder = Path(trainer.default_root_dir)
         # what an earlier run left here no longer belongs together

@@ -1,4 +1,4 @@
-"""The state of the run after every iteration, written so that a crash cannot spoil it."""
+"""The state of the run after an iteration, written so that a crash cannot spoil it."""
 
 import logging
 import os
@@ -10,7 +10,13 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from cryo2d.errors import EnvironmentFault, InputError, Problem
 from cryo2d.io.atomic import flush_names
-from cryo2d.training.checkpoint import DamagedCheckpointError, read_state
+from cryo2d.training.callbacks.pace import Pace, is_last
+from cryo2d.training.checkpoint import (
+    IN_MEMORY,
+    CheckpointFiles,
+    DamagedCheckpointError,
+    read_state,
+)
 
 log = logging.getLogger(__name__)
 
@@ -19,32 +25,47 @@ NEXT, LAST, PREVIOUS = (f"{name}.safetensors" for name in ("next", "last", "prev
 
 
 class IterationCheckpoint(Checkpoint):
-    """Keeps the last two iterations as ``last`` and ``previous`` in the folder ``checkpoints``.
+    """Keeps two iterations as ``last`` and ``previous`` in the folder ``checkpoints``.
 
     One epoch is one iteration, so ``trainer.fit(ckpt_path=newest_checkpoint(run))`` goes on after
-    the last finished iteration.
+    the last of them. What is not yet on the disk is held in memory, and written when the run ends
+    before its time; only who ends it with no warning loses that.
     """
 
-    def __init__(self, every: int = 1) -> None:
+    def __init__(self, every: int = 1, seconds: float = 5.0) -> None:
         """Set how often.
 
         Args:
             every: iterations between two checkpoints; the last iteration is always kept.
+            seconds: least time between two that are written; those between are held in memory.
         """
         self.every = every
+        self.pace = Pace(seconds)
         # read by Lightning where it looks for a checkpoint to load
         self.best_model_path = ""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the iteration that has just ended. Every process has to come here."""
-        done = trainer.current_epoch + 1
-        if done % self.every and done != trainer.max_epochs:
+        """Keep the iteration that has just ended. Every process has to come here."""
+        if (trainer.current_epoch + 1) % self.every and not is_last(trainer):
             return
         folder = Path(trainer.default_root_dir, FOLDER)
-        trainer.save_checkpoint(folder / NEXT)
-        if trainer.is_global_zero:
+        # the first process alone holds and writes: no other needs to know which
+        written = self.pace.passes(trainer)
+        trainer.save_checkpoint(folder / NEXT, storage_options=None if written else IN_MEMORY)
+        if written and trainer.is_global_zero:
             promote(folder)
         self.best_model_path = str(folder / LAST)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Write what is held in memory alone, whatever ends the run."""
+        files = trainer.strategy.checkpoint_io
+        try:
+            if isinstance(files, CheckpointFiles) and files.write_held():
+                promote(Path(trainer.default_root_dir, FOLDER))
+        except EnvironmentFault as fault:
+            log.warning("The last iterations are lost: %s", fault)
 
 
 def promote(folder: Path) -> None:

@@ -54,8 +54,11 @@ class Metrics(Callback):
             return
         row = metrics_of(summary)
         logged = {name: value for name, value in row.items() if math.isfinite(value)}
-        # Lightning takes the x axis from the metric called "step"
-        pl_module.log_dict({**logged, "step": float(summary.iteration)}, rank_zero_only=True)
+        # log_dict would keep a running mean of each: some ten milliseconds an iteration
+        trainer.callback_metrics.update({name: torch.tensor(v) for name, v in logged.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, summary.iteration)
+            logger.save()
         if not trainer.is_global_zero:
             return
         append_row(Path(trainer.default_root_dir, "metrics.csv"), row)

@@ -1,10 +1,11 @@
-"""A picture of all class averages after every iteration."""
+"""Pictures of all class averages while a run goes on."""
 
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cryo2d.io.atomic import atomic_write
+from cryo2d.training.callbacks.pace import Pace
 from cryo2d.training.callbacks.run import run_of
 from cryo2d.training.drawing.classes import ClassTable
 from cryo2d.training.drawing.montage import ANGSTROM, draw_montage
@@ -16,22 +17,24 @@ from cryo2d.types import IterationSummary
 class Montage(Callback):
     """Draws the classes, largest first, to ``images/iteration_000.png`` and every logger.
 
-    Loggers get one picture per iteration, never one file per class.
+    Loggers get one picture of all classes, never one file per class.
     """
 
-    def __init__(self, mask_diameter: float | None = None) -> None:
+    def __init__(self, seconds: float = 5.0, mask_diameter: float | None = None) -> None:
         """Set what is drawn.
 
         Args:
+            seconds: least time between two pictures; the last iteration always has one.
             mask_diameter: circle in which the contrast is measured (Angstrom); None for the box.
         """
+        self.pace = Pace(seconds)
         self.mask_diameter = mask_diameter
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the iteration that has just ended."""
+        """Draw the iteration that has just ended, unless the last picture is young."""
         run = run_of(pl_module)
         summary = run.summary
-        if summary is None or not trainer.is_global_zero:
+        if summary is None or not trainer.is_global_zero or not self.pace.passes(trainer):
             return
         image = draw_montage(
             summary.averages.float().numpy(),

@@ -1,6 +1,5 @@
 """The page of a classification whose particles keep arriving, written again and again."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -15,6 +14,7 @@ from cryo2d.io.averages import ClassAverages
 from cryo2d.training.callbacks.averages import class_averages
 from cryo2d.training.callbacks.export import Scores
 from cryo2d.training.callbacks.montage import subtitle
+from cryo2d.training.callbacks.pace import Pace
 from cryo2d.training.callbacks.run import run_of
 from cryo2d.training.drawing.classes import ClassTable, number
 from cryo2d.training.drawing.gallery import Picture
@@ -55,7 +55,7 @@ class LivePage(Callback):
         """
         self.every, self.mask_diameter, self.ranker = every, mask_diameter, ranker
         self.history: list[tuple[int, int, float]] = []
-        self._written = -float("inf")
+        self.pace = Pace(every)
 
     def state_dict(self) -> dict[str, Any]:
         """How it has grown so far."""
@@ -75,9 +75,8 @@ class LivePage(Callback):
         finite = resolution[np.isfinite(resolution)]
         median = float(np.median(finite)) if len(finite) else float("nan")
         self.history.append((summary.iteration, len(particles.held), median))
-        if time.monotonic() - self._written < self.every:
+        if not self.pace.passes(trainer):
             return
-        self._written = time.monotonic()
         pixel_size = run_of(pl_module).pixel_size
         write_page(particles.folder, self.report(summary, particles, pixel_size, median))
 

@@ -58,10 +58,7 @@ class Tracks:
             most: iterations kept besides the newest.
             radius: of the mask (pixel).
         """
-        stride = 1
-        while iteration // stride >= most:
-            stride *= 2
-        keep = (self.iteration < iteration) & (self.iteration % stride == 0)
+        keep = (self.iteration < iteration) & (self.iteration % stride(iteration, most) == 0)
         small = np.stack([_small(levels) for levels in grey_levels(averages, radius)])
         return Tracks(
             np.append(self.iteration[keep], iteration),
@@ -70,16 +67,29 @@ class Tracks:
         )
 
 
+def stride(iteration: int, most: int) -> int:
+    """Distance of the iterations that are kept at an iteration: a power of two."""
+    found = 1
+    while iteration // found >= most:
+        found *= 2
+    return found
+
+
+def stays(iteration: int, most: int) -> bool:
+    """Whether an iteration is kept beyond the next one; arguments as :meth:`Tracks.followed`."""
+    return iteration % stride(iteration, most) == 0
+
+
 def no_tracks(num_classes: int) -> Tracks:
     """Those of no iteration yet."""
     none = np.zeros((0, num_classes, EDGE, EDGE), np.uint8)
     return Tracks(np.zeros(0, np.int64), none, np.zeros((0, num_classes), np.int64))
 
 
-def write_tracks(folder: Path, tracks: Tracks) -> None:
-    """Write ``tracks.npz``, whole or not at all."""
+def write_tracks(folder: Path, tracks: Tracks, *, small: bool = True) -> None:
+    """Write ``tracks.npz``, whole or not at all; ``small`` takes half the bytes and more time."""
     with atomic_write(folder / FILE) as file:
-        np.savez_compressed(file, **vars(tracks))
+        (np.savez_compressed if small else np.savez)(file, **vars(tracks))
 
 
 def read_tracks(folder: Path) -> Tracks | None:
