@@ -182,9 +182,11 @@ class ClampedSolver(WienerSolver):
         ]
         return torch.stack(halves)
 
-    def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
+    def moved(
+        self, solution: Solution, shift: Tensor, stats: SufficientStats, particle: Tensor
+    ) -> Solution:
         """Solved again: a clamped average that is shifted is flat no more."""
-        return self(stats, apart=solution.halves is not None)
+        return self(stats, apart=solution.halves is not None, particle=particle)
 
     def misfit(self, raw: Filtered, den: Tensor) -> Misfit:
         """What is minimised."""

@@ -5,10 +5,10 @@ solves for new references. The step size is the parameter group's ``lr``, so tha
 learning-rate schedule drives it and checkpoints hold everything.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,23 +22,31 @@ from cryo2d.em.upright import Upright
 from cryo2d.em.variety import Variety, VarietySums
 from cryo2d.geometry.polar import PolarGrid
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 _ENOUGH = 25.0  # particles per class that tell the shares of the classes
-_OF_A_THREAD = 1 << 19  # sums of the classes that keep a thread busy through an operation
+_TOGETHER = 8  # classes that are solved for together, at least
 
 
-@contextmanager
-def threads_for(sums: int) -> Iterator[None]:
-    """No more of torch's threads than operations on so many numbers keep busy.
+class Workers(Protocol):
+    """Does the same work on several things, maybe at once."""
 
-    They wait for each other after every operation: a core that others use too costs a time slice
-    each time, which small operations never win back.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, max(1, sums // _OF_A_THREAD)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    count: int
+
+    def __call__(self, work: Callable[[int, Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What the work returns for each item, in their order; it is given a worker's number."""
+        ...
+
+
+class OneAfterTheOther:
+    """No workers."""
+
+    count = 1
+
+    def __call__(self, work: Callable[[int, Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What the work returns for each item, in their order."""
+        return [work(0, item) for item in items]
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,7 @@ class OnlineEM(torch.optim.Optimizer):
         whole: bool = False,
         variety: VarietySums | None = None,
         apart: bool = False,
+        workers: Workers | None = None,
     ) -> Solution:
         """Blend the statistics of one iteration and solve.
 
@@ -157,19 +166,10 @@ class OnlineEM(torch.optim.Optimizer):
                 they are neither moved nor re-seeded.
             variety: sums of what varies, if it was looked at.
             apart: whether to make averages of either half-set alone, too.
+            workers: solve for some classes each; None for one after the other.
         """
         del closure
-        with threads_for(stats.num.numel()):
-            return self._stepped(stats, iteration, whole, variety, apart)
-
-    def _stepped(
-        self,
-        stats: SufficientStats,
-        iteration: int,
-        whole: bool,
-        variety: VarietySums | None,
-        apart: bool,
-    ) -> Solution:
+        each = _ClassByClass(workers or OneAfterTheOther(), self.solver, apart)
         gamma = self.param_groups[0]["lr"]
         running = self.stats
         if running is None or whole:
@@ -182,14 +182,14 @@ class OnlineEM(torch.optim.Optimizer):
         recent = self._recent(stats)
         if not whole:
             running, described = self._repopulated(running, recent, variety, iteration)
-        solution = self.solver(running, apart=apart)
+        solution = each.solved(running)
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)
             running = running.moved(self.solver.grid, shift)
-            solution = self.solver.moved(solution, shift, running)
+            solution = each.moved(solution, shift, running)
         if self.upright is not None and iteration == self.upright.iteration:
             running = running.turned(self.upright.turns(solution.averages))
-            solution = self.solver(running, apart=apart)
+            solution = each.solved(running)
         held: dict[str, Any] = running.as_dict()
         held["num"] = torch.view_as_real(running.num)
         held["recent"] = recent
@@ -258,3 +258,44 @@ class OnlineEM(torch.optim.Optimizer):
         model.noise.copy_(self.noise_model(stats, weights, model.noise))
         count = stats.count.sum(0)
         model.weights.copy_(count / count.sum().clamp(min=1e-20))
+
+
+@dataclass(frozen=True)
+class _ClassByClass:
+    """Solves for a few classes at a time: no class needs another.
+
+    Attributes:
+        workers: do the work.
+        solver: statistics -> averages.
+        apart: whether to make averages of either half-set alone, too.
+    """
+
+    workers: Workers
+    solver: WienerSolver
+    apart: bool
+
+    def solved(self, stats: SufficientStats) -> Solution:
+        """Averages of all classes."""
+        particle = stats.particle
+
+        def some(_: int, rows: slice) -> Solution:
+            return self.solver(stats.of_classes(rows), apart=self.apart, particle=particle)
+
+        return Solution.joined(self.workers(some, self._groups(stats)))
+
+    def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
+        """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""
+        particle = stats.particle
+
+        def some(_: int, rows: slice) -> Solution:
+            part = solution.of_classes(rows)
+            return self.solver.moved(part, shift[rows], stats.of_classes(rows), particle)
+
+        return Solution.joined(self.workers(some, self._groups(stats)))
+
+    def _groups(self, stats: SufficientStats) -> list[slice]:
+        """Classes that are solved for together."""
+        total = stats.count.shape[1]
+        count = max(1, min(self.workers.count, total // _TOGETHER))
+        bounds = [total * part // count for part in range(count + 1)]
+        return [slice(*ends) for ends in pairwise(bounds)]

@@ -12,8 +12,8 @@ from cryo2d.physics.solvent import gaussian
 class Regularizer(Protocol):
     """Wiener weight of every class and ring."""
 
-    def __call__(self, frc: Tensor, den: Tensor, count: Tensor) -> Tensor:
-        """Weights ``[k s]`` from FRC ``[k s]``, sums ``[k s]`` and counts ``[k]``."""
+    def __call__(self, frc: Tensor, den: Tensor, particle: Tensor) -> Tensor:
+        """Weights ``[k s]`` from FRC ``[k s]``, sums ``[k s]`` and a usual particle's ``[s]``."""
         ...
 
 
@@ -37,7 +37,7 @@ class FrcRegularizer:
     longest: int = 3
     full: bool = True
 
-    def __call__(self, frc: Tensor, den: Tensor, count: Tensor) -> Tensor:
+    def __call__(self, frc: Tensor, den: Tensor, particle: Tensor) -> Tensor:
         """Weights ``[k s]`` in 0..1 from the FRC ``[k s]``; the sums are not needed."""
         smooth = frc.clone()
         smooth[:, 1:-1] = 0.25 * frc[:, :-2] + 0.5 * frc[:, 1:-1] + 0.25 * frc[:, 2:]
@@ -58,10 +58,9 @@ class CountRegularizer:
 
     particles: float = 5.0
 
-    def __call__(self, frc: Tensor, den: Tensor, count: Tensor) -> Tensor:
-        """Weights ``[k s]`` from the class sums ``den [k s]`` and counts ``[k]``."""
-        one = den.sum(0) / count.sum().clamp(min=1e-20)
-        return den / (den + self.particles * one).clamp(min=1e-20)
+    def __call__(self, frc: Tensor, den: Tensor, particle: Tensor) -> Tensor:
+        """Weights ``[k s]`` from the class sums ``den [k s]`` and an average particle's ``[s]``."""
+        return den / (den + self.particles * particle).clamp(min=1e-20)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From sufficient statistics to class averages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,21 @@ class Solution:
     averages: Tensor
     frc: Tensor
     halves: Tensor | None = None
+
+    def of_classes(self, rows: slice) -> "Solution":
+        """Some of the classes."""
+        halves = None if self.halves is None else self.halves[:, rows]
+        return Solution(self.averages[rows], self.frc[rows], halves)
+
+    @staticmethod
+    def joined(parts: Sequence["Solution"]) -> "Solution":
+        """All classes of several solutions, one after the other."""
+        halves = [part.halves for part in parts if part.halves is not None]
+        return Solution(
+            torch.cat([part.averages for part in parts]),
+            torch.cat([part.frc for part in parts]),
+            torch.cat(halves, dim=1) if halves else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,14 +108,18 @@ class WienerSolver:
     regularizer: Regularizer
     local: LocalRegularizer | None = None
 
-    def __call__(self, stats: SufficientStats, *, apart: bool = False) -> Solution:
+    def __call__(
+        self, stats: SufficientStats, *, apart: bool = False, particle: Tensor | None = None
+    ) -> Solution:
         """Averages and their FRC, both inside the masks.
 
         Args:
             stats: sums of the half-sets.
             apart: whether to make averages of either half-set alone, too.
+            particle: what an average particle adds to the sums' weight ``[s]``; None for that of
+                these classes.
         """
-        raw = self.filtered(stats, apart=apart)
+        raw = self.filtered(stats, apart=apart, particle=particle)
         halves = self._halves(stats, raw) if apart else None
         return Solution(self.bounded(raw, stats.den.sum(0)), raw.frc, halves)
 
@@ -113,19 +133,25 @@ class WienerSolver:
         flat = self.solvent.flatten(raw.averages, raw.masks)
         return flat if raw.local is None else flat * raw.local
 
-    def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
+    def moved(
+        self, solution: Solution, shift: Tensor, stats: SufficientStats, particle: Tensor
+    ) -> Solution:
         """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""
         averages, halves = fourier_shift(solution.averages, shift), solution.halves
         if halves is not None:
             halves = fourier_shift(halves, shift)
         return Solution(averages, solution.frc, halves)
 
-    def filtered(self, stats: SufficientStats, *, apart: bool = False) -> Filtered:
+    def filtered(
+        self, stats: SufficientStats, *, apart: bool = False, particle: Tensor | None = None
+    ) -> Filtered:
         """Averages before any mask is put on them.
 
         Args:
             stats: sums of the half-sets.
             apart: whether to filter those of either half-set alone, too; local weights need them.
+            particle: what an average particle adds to the sums' weight ``[s]``; None for that of
+                these classes.
         """
         grid, solvent = self.grid, self.solvent
         plain = images_of(grid, least_squares(grid, stats.num, stats.den).flatten(0, 1))
@@ -133,7 +159,7 @@ class WienerSolver:
         masks = solvent.masks(plain.mean(0))
         frc = sample_correlation(*(grid.sample(solvent.flatten(half, masks)) for half in plain))
         den = stats.den.sum(0)
-        wiener = self.regularizer(frc, den, stats.count.sum(0))
+        wiener = self.regularizer(frc, den, stats.particle if particle is None else particle)
         averages = images_of(grid, weighted(least_squares(grid, stats.num.sum(0), den), wiener))
         halves = flat = local = None
         if apart or self.local is not None:

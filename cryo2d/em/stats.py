@@ -70,6 +70,16 @@ class SufficientStats:
         """The sums by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    @property
+    def particle(self) -> Tensor:
+        """What an average particle adds to ``den`` ``[s]``."""
+        return self.den.sum((0, 1)) / self.count.sum().clamp(min=1e-20)
+
+    def of_classes(self, rows: slice) -> Self:
+        """The sums of some classes, with the power of all particles."""
+        num, den, count = (sums[:, rows] for sums in (self.num, self.den, self.count))
+        return type(self)(num, den, count, self.power, self.particles)
+
     def _combine(self, other: Self, a: float, b: float) -> Self:
         mine, theirs = self.as_dict(), other.as_dict()
         return type(self)(**{name: a * mine[name] + b * theirs[name] for name in mine})

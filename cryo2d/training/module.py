@@ -122,6 +122,7 @@ class Classification(pl.LightningModule):
     def on_fit_start(self) -> None:
         """As many threads as torch was given; a GPU needs no more than one."""
         self._threads = Threads(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        torch.set_num_threads(1)  # its own wait for each other after every operation
 
     def on_train_epoch_start(self) -> None:
         """Prepare the references of this iteration."""
@@ -147,8 +148,7 @@ class Classification(pl.LightningModule):
         # particles that kept their class, and particles that had one
         self._kept = torch.zeros(2, device=self.device)
         self._found = {name: value.to(self.device) for name, value in self._found.items()}
-        self._junk = None
-        self._judgement, judge = None, self.settings.judge
+        self._junk, self._judgement, judge = None, None, self.settings.judge
         if judge and len(self._scorers) > 1 and iteration == self.plan.total - 1:
             self._judgement = judge.begin(self._online, self.search.max_shift, len(self.halves))
         if self.plan.is_full(iteration) and self._found:
@@ -320,6 +320,7 @@ class Classification(pl.LightningModule):
             whole=full,
             variety=sums.variety,
             apart=iteration + 1 >= self.settings.parting,
+            workers=self._threads,
         )
         if self.settings.scale_per_particle:
             self._normalise_scale()
@@ -386,7 +387,7 @@ class Classification(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is handed over in the end too: there may be no iteration left to find it."""
-        checkpoint["assignments"] = {name: value.cpu() for name, value in self._found.items()}
+        checkpoint["assignments"] = dict(self._found)
         # the same run leaves the same checkpoint, however long it took
         summary = None if self.summary is None else vars(self.summary) | {"seconds": 0.0}
         checkpoint["summary"] = summary

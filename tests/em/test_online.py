@@ -9,18 +9,21 @@ from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.population import Reseed
 from cryo2d.em.posterior import Posterior
-from cryo2d.em.prior import FrcRegularizer
+from cryo2d.em.prior import CountRegularizer, FrcRegularizer
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.solve import Recenter, WienerSolver
 from cryo2d.em.stats import SufficientStats, accumulate, add_residual
 from cryo2d.physics.preprocess import WeightedImages
 from cryo2d.physics.solvent import SolventMask
+from cryo2d.training.threads import Threads
 
 
 class Ones:
     """No prior: plain least squares."""
 
-    def __call__(self, frc: torch.Tensor, den: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, frc: torch.Tensor, den: torch.Tensor, particle: torch.Tensor
+    ) -> torch.Tensor:
         return torch.ones_like(frc)
 
 
@@ -96,6 +99,26 @@ def test_a_class_that_a_small_batch_misses_is_not_dead(device):
         optimizer.param_groups[0]["lr"] = 0.3
         optimizer.step(stats=sums(scale, third=False), iteration=1)
         assert (2 in optimizer.begun.tolist()) == gone
+
+
+@pytest.mark.parametrize("regularizer", [FrcRegularizer(), CountRegularizer()])
+@pytest.mark.parametrize("kind", [WienerSolver, ClampedSolver])
+def test_classes_are_solved_for_alone_or_together(kind, regularizer, device, monkeypatch):
+    monkeypatch.setattr("cryo2d.em.online._TOGETHER", 1)
+    data = synthetic(60)
+    solver = kind(data.grid, SolventMask(32, 9.0, 12.0), regularizer)
+    found = []
+    for workers in (None, Threads(2), Threads(7)):
+        optimizer = optimizer_of(data, device, solver=solver, recenter=Recenter())
+        every = at_truth(data, device, slice(None))
+        shift = torch.tensor([[2.0, -1.0]], device=device).expand(3, 2)
+        every = every.moved(data.grid, shift)
+        found.append(optimizer.step(stats=every, iteration=0, apart=True, workers=workers))
+    for other in found[1:]:
+        for name in ("averages", "frc", "halves"):
+            one = getattr(found[0], name)
+            near = 1e-4 * float(one.abs().max())
+            torch.testing.assert_close(getattr(other, name), one, atol=near, rtol=0)
 
 
 def test_a_step_size_of_zero_changes_nothing(device):
