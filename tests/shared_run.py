@@ -11,6 +11,7 @@ from cryo2d.data.cache import ParticleCache
 from cryo2d.data.sampler import Shares, VisitPlan
 from cryo2d.em.anneal import PowerLaw, ResolutionRamp, Uncertainty
 from cryo2d.em.likeness import Merge
+from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.population import Reseed
@@ -25,6 +26,7 @@ from cryo2d.training.callbacks.checkpoint import IterationCheckpoint
 from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.datamodule import Particles
 from cryo2d.training.hardware import SharedParticles, joined, strategy
+from cryo2d.training.judge import Judge
 from cryo2d.training.module import Classification
 from cryo2d.training.ranks import Ranks
 
@@ -53,7 +55,7 @@ class Part(Particles):
 
 
 def module_of(data: Synthetic, plan: VisitPlan, parts: Part) -> Classification:
-    """Re-seeding, contrast scales and noise all at work."""
+    """Re-seeding, contrast scales, noise and judged posteriors all at work."""
     grid, box = data.grid, data.grid.box
     solvent = SolventMask(box, 0.8 * box / 2, 0.95 * box / 2)
     settings = EmSettings(
@@ -71,6 +73,7 @@ def module_of(data: Synthetic, plan: VisitPlan, parts: Part) -> Classification:
         centring=ONLINE,
         perturb_poses=True,
         seed=7,
+        judge=Judge(Marginalise(), sample=COUNT // 2),
     )
 
     def make(model: ClassModel) -> OnlineEM:
