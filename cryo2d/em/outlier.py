@@ -14,7 +14,7 @@ less: 0 for most particles, 1 where the blob does as well as the average. Gains 
 of a molecule, so that small particles are measured by their own class.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,21 @@ def is_junk(gain: Tensor, typical: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Gathering:
+    """Where junk goes.
+
+    Attributes:
+        into: the class that takes it in.
+        stay: classes that keep their particles ``[k]`` (bool).
+        log_prior: log weight of each class ``[k]``: -inf for one that was emptied for junk.
+    """
+
+    into: int
+    stay: Tensor
+    log_prior: Tensor
+
+
+@dataclass(frozen=True)
 class Gains:
     """Gains over a free blob of the members of each class.
 
@@ -58,11 +73,13 @@ class Gains:
         overall: median of all particles.
         own: median of each class ``[k]``; ``overall`` for classes without members.
         counts: members of each class ``[k]``.
+        outliers: particles that are no members of their class.
     """
 
     overall: Tensor
     own: Tensor
     counts: Tensor
+    outliers: int = 0
 
     @classmethod
     def of(cls, gain: Tensor, classes: Tensor, num_classes: int) -> "Gains":
@@ -74,7 +91,8 @@ class Gains:
         parts = gain[order].split(counts.tolist())
         overall = gain.median()
         medians = [part.median() if len(part) else overall for part in parts]
-        return cls(overall, torch.stack(medians), counts)
+        found = cls(overall, torch.stack(medians), counts)
+        return replace(found, outliers=int(is_junk(gain, found.typical[classes]).sum()))
 
     @property
     def known(self) -> Tensor:
@@ -91,16 +109,26 @@ class Gains:
         """What the outlier measure divides by ``[k]``."""
         return torch.minimum(self.classes, self.overall)
 
-    def gathering(self, chance: float) -> tuple[int, Tensor] | None:
-        """The class to gather junk in, and classes that keep theirs ``[k]`` (bool).
+    def gathering(self, chance: float, frc: Tensor) -> Gathering | None:
+        """Where to gather junk; None if there is little of it.
 
-        Those are all classes of junk, and small ones, as one begun anew is. None without junk.
+        That is the class of junk whose members gain least. If there is none, but more outliers
+        than a poor class has members, that class is emptied for them, and its members go to the
+        next best. All classes of junk keep theirs, and small ones, as one begun anew is.
 
         Args:
             chance: see :meth:`junk`.
+            frc: half-set FRC of the classes ``[k s]``, by which the poorest is known.
         """
-        junk = self.junk(chance)
-        return (int(self.classes.argmin()), junk | ~self.known) if junk.any() else None
+        junk, prior = self.junk(chance), torch.zeros_like(self.own)
+        if junk.any():
+            return Gathering(int(self.classes.argmin()), junk | ~self.known, prior)
+        signal = torch.where(self.counts < self.outliers, frc.nan_to_num().mean(1), torch.inf)
+        if self.outliers < _ENOUGH or len(signal) < 3 or not signal.isfinite().any():
+            return None
+        into = int(signal.argmin())
+        prior[into] = -torch.inf
+        return Gathering(into, ~self.known, prior)
 
     def junk(self, chance: float) -> Tensor:
         """Which classes hold junk ``[k]`` (bool).

@@ -15,7 +15,7 @@ from cryo2d.em.centring import shift_pull
 from cryo2d.em.coarse import PORTION
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
-from cryo2d.em.outlier import Gains, free_blob, is_junk
+from cryo2d.em.outlier import Gains, Gathering, free_blob, is_junk
 from cryo2d.em.outlier import outlier as outlier_of
 from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import PoseScorer
@@ -93,7 +93,7 @@ class Classification(pl.LightningModule):
         self._judgement: Judgement | None = None  # of the last iteration
         self._sums: Sums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
-        self._junk: tuple[int, Tensor] | None = None  # where it goes, and classes it stays in
+        self._junk: Gathering | None = None  # where it goes
         self._portions, self._threads = Portions(), Threads(1)
 
     @property
@@ -155,7 +155,7 @@ class Classification(pl.LightningModule):
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
             if self.settings.gather_junk:
-                self._junk = gains.gathering(self._scorers[0].log_choices)
+                self._junk = gains.gathering(self._scorers[0].log_choices, self.model.frc)
 
     @property
     def _online(self) -> OnlineEM:
@@ -235,7 +235,7 @@ class Classification(pl.LightningModule):
         posterior = self.settings.expectation(
             scorer,
             images,
-            log_prior=torch.zeros_like(self.typical),
+            log_prior=self._junk.log_prior if self._junk else torch.zeros_like(self.typical),
             uncertainty=self.settings.uncertainty(iteration),
         )
         peak = posterior.peak()
@@ -248,9 +248,9 @@ class Classification(pl.LightningModule):
             rings = self._online.variety_grid
             add_variety(sums.variety, rings, images, best, *self._described, taken)
         if self._junk is not None:
-            gathered, stay = self._junk
             # classes of junk keep their own, so that none is emptied
-            posterior = posterior.moved(~stay[best.classes] & is_junk(gain, typical), gathered)
+            apart = ~self._junk.stay[best.classes] & is_junk(gain, typical)
+            posterior = posterior.moved(apart, self._junk.into)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images, taken)
         power = images.power[:, self._band(iteration)].sum(1)

@@ -79,6 +79,56 @@ def test_small_particles_are_measured_by_their_own_class():
     assert Gains.of(gain, classes, 4).junk(12.0).tolist() == [False, False, True, True]
 
 
+def test_junk_goes_to_the_class_of_junk():
+    generator = torch.Generator().manual_seed(2)
+    gain = torch.cat([level + 3.0 * torch.randn(20, generator=generator) for level in (400.0, 5.0)])
+    classes = torch.tensor([0] * 20 + [1] * 15 + [2] * 5)
+    found = Gains.of(gain, classes, 4).gathering(12.0, torch.ones((4, 6)))
+    assert found is not None
+    assert found.into == 1
+    assert found.stay.tolist() == [False, True, True, True]
+    assert found.log_prior.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize(("clumps", "emptied"), [(30, 2), (14, 1), (9, None)])
+def test_a_poor_class_is_emptied_for_more_outliers_than_it_has_members(clumps, emptied):
+    members = (60, 12, 20, 40)
+    gain = torch.cat((torch.full((132,), 400.0), torch.full((clumps,), -300.0)))
+    classes = torch.repeat_interleave(torch.arange(4), torch.tensor(members))
+    gain[60:72] = 300.0  # not all are alike
+    classes = torch.cat((classes, torch.zeros(clumps, dtype=torch.int64)))
+    gains = Gains.of(gain, classes, 4)
+    assert gains.outliers == clumps
+    assert not gains.junk(12.0).any()
+    frc = torch.tensor([0.8, 0.3, 0.2, 0.1])[:, None].expand(4, 6)
+    found = gains.gathering(12.0, frc)
+    if emptied is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.into == emptied
+    assert not found.stay.any()
+    assert found.log_prior.isinf().nonzero().flatten().tolist() == [emptied]
+    # with two classes there is none to spare
+    assert Gains.of(gain, classes.clamp(max=1), 2).gathering(12.0, frc[:2]) is None
+
+
+@pytest.mark.parametrize("step", [maximise, Marginalise()])
+@pytest.mark.parametrize("uncertainty", [1.0, 2.0])
+def test_an_emptied_class_takes_no_particle(step, uncertainty, device):
+    data = synthetic(30, sigma=1.0)
+    images, grid = data.weighted(device), data.grid
+    scorer = PoseScorer(data.averages.to(device), grid, search_of(grid.box), rings=12)
+    prior = torch.tensor([0.0, -torch.inf, 0.0], device=device)
+    posterior = step(scorer, images, log_prior=prior, uncertainty=uncertainty)
+    stats = SufficientStats.zeros(grid, 3, 1, device)
+    posterior.add_to(stats, grid, images)
+    assert float(stats.count[:, 1].sum()) == 0.0
+    assert float(stats.count.sum()) == pytest.approx(30, rel=0.02)
+    assert bool(stats.num.isfinite().all())
+    assert bool((posterior.peak().best_poses.classes != 1).all())
+
+
 def test_what_noise_explains_is_no_junk():
     # gains of members whose expectation is g have the variance 2 g
     generator = torch.Generator().manual_seed(1)
