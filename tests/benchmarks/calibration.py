@@ -73,8 +73,9 @@ def reliability(outcomes: np.ndarray) -> np.ndarray:
 
 def draw(found: dict[tuple[float, str], np.ndarray], path: Path) -> None:
     """Reliability diagrams, one for each kind of averages and of taking poses."""
-    fig = style.figure(12.6, 8.4)
-    for ax, mode in zip(fig.subplots(2, 3).flat, MODES, strict=True):
+    modes = list(dict.fromkeys(mode for _, mode in found))
+    fig = style.figure(4.2 * len(modes), 4.2)
+    for ax, mode in zip(fig.subplots(1, len(modes), squeeze=False).flat, modes, strict=True):
         ax.plot([0, 1], [0, 1], color="0.6", linewidth=1.0)
         curves = [(snr, rows) for (snr, one), rows in found.items() if one == mode]
         for (snr, rows), colour in zip(curves, style.GROUPS, strict=False):
@@ -91,12 +92,12 @@ def main() -> None:
     parser.add_argument("--stacks", type=int, default=3)
     parser.add_argument("--molecules", type=int, default=2)
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--modes", default="", help="only modes whose name holds this")
+    parser.add_argument("--modes", nargs="+", default=[""], help="those whose names hold these")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     scene = USUAL | SCENE | {"num_molecules": options.molecules, "views": options.views}
     scene["num_particles"] = OF_VIEW * options.molecules * options.views
-    modes = {name: mode for name, mode in MODES.items() if options.modes in name}
+    modes = {n: mode for n, mode in MODES.items() if any(part in n for part in options.modes)}
     print("| SNR | averages, poses | right | stated | largest gap | stated: right (particles) |")
     print("|---" * 6 + "|")
     found = {}
