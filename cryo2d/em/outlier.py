@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 LIMIT = 0.65  # outlier measure beyond which a particle counts as junk
+BLOB = 2.0  # variance of the gain that noise gives the free blob
 NOISE = 3.0  # standard deviations below the typical gain that noise hardly takes a particle
 _ENOUGH = 10  # members that tell what is typical of a class
 
@@ -44,9 +45,10 @@ def is_junk(gain: Tensor, typical: Tensor) -> Tensor:
     """Whether a particle is no member of its class ``[n]`` (bool).
 
     Its outlier measure is beyond ``LIMIT``, and noise does not explain that: the log likelihood
-    that an average of expected gain g adds to an empty image has the variance 2 g.
+    that an average of expected gain g adds to an empty image has the variance 2 g, and that of the
+    blob varies as well.
     """
-    unexplained = gain < typical - NOISE * (2.0 * typical).clamp(min=0.0).sqrt()
+    unexplained = gain < typical - NOISE * (2.0 * typical.clamp(min=0.0) + BLOB).sqrt()
     return (outlier(gain, typical) > LIMIT) & unexplained
 
 

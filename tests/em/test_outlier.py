@@ -139,6 +139,8 @@ def test_what_noise_explains_is_no_junk():
     # of small particles an empty box cannot be told, of large ones it can
     empty = torch.zeros(3)
     assert is_junk(empty, torch.tensor([12.0, 40.0, 300.0])).tolist() == [False, True, True]
+    # of particles that gain next to nothing none can be told
+    assert not is_junk(torch.tensor([-3.0]), torch.tensor([0.5]))
     # contrast varies more than noise: what explains half as much is no junk
     assert not is_junk(torch.tensor([150.0]), torch.tensor([300.0]))
 
