@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -71,13 +70,13 @@ def in_blocks(images: ImageParts) -> list[ImageParts]:
     first = images[0][0]
     if first.is_cuda:
         return [images]
-    count = first.shape[-1]
-    parts = -(-count // PORTION)
-    bounds = [count * part // parts for part in range(parts + 1)]
-    blocks = [take_images(images, slice(*ends)) for ends in pairwise(bounds)]
+    count = -(-first.shape[-1] // PORTION)
+    even, odd = (
+        zip(*(part.tensor_split(count, dim=-1) for part in parts), strict=True) for parts in images
+    )
     return [
-        (tuple(part.contiguous() for part in even), tuple(part.contiguous() for part in odd))
-        for even, odd in blocks
+        (tuple(part.contiguous() for part in some), tuple(part.contiguous() for part in others))
+        for some, others in zip(even, odd, strict=True)
     ]
 
 
@@ -213,15 +212,14 @@ class CoarseBank:
         """
         blocks = in_blocks(images)
         pull = torch.zeros_like(images[0][0][0, 0]) if pull is None else pull
-        pulls = pull.split([block[0][0].shape[-1] for block in blocks])
+        pulls = pull.tensor_split(len(blocks))
         with rounded_products(images[0][0].device):
             found = [self._best_of_block(*each) for each in zip(blocks, pulls, strict=True)]
         return CoarseBest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
     def _best_of_block(self, images: ImageParts, pull: Tensor) -> list[Tensor]:
         """The columns of :class:`CoarseBest`, ``[n k]`` each."""
-        cost = self.shifts.square().sum(1, keepdim=True) * pull  # [t n]
-        room, num = _Room(self, images, cost), images[0][0].shape[-1]
+        room, num = _Room(self, images, self.shift_cost(pull)), images[0][0].shape[-1]
         either = room.keep.new_empty((self.num_classes, len(room.keep), num))
         odd = either.new_empty((self.num_classes, room.waves[1].shape[1], num))
         each = zip(either, odd, strict=True)
@@ -236,6 +234,10 @@ class CoarseBank:
         psi, step = self.psi[r], 2.0 * math.pi / len(self.psi)
         columns = torch.stack(best), psi[:, 0], (psi + step * offset)[:, 0], torch.stack(shift)
         return [column.T for column in columns]
+
+    def shift_cost(self, pull: Tensor) -> Tensor:
+        """What every shift costs ``[t n]``, if one by one pixel costs so much ``[n]`` or ``[]``."""
+        return self.shifts.square().sum(1, keepdim=True) * pull
 
     def scores(self, images: ImageParts, k: int) -> Tensor:
         """Re<CTF X / sigma^2, A> of one class at every rotation and shift ``[r*t n]``."""

@@ -51,9 +51,9 @@ class CoarseLogs:
         parts, scale, offset = self.parts, self.scale, self.offset[:, k]
         if rows is not None:
             parts, scale, offset = take_images(parts, rows), scale[rows], offset[rows]
-        logs = self.scorer.coarse.scores(parts, k).mul_(scale).sub_(offset)
-        cost = self.scorer.pull * self.scorer.coarse.shifts.square().sum(1, keepdim=True)
-        logs.view(-1, *cost.shape[:1], logs.shape[1]).sub_(cost)
+        coarse = self.scorer.coarse
+        logs = coarse.scores(parts, k).mul_(scale).sub_(offset)
+        logs.unflatten(0, (-1, coarse.num_shifts)).sub_(coarse.shift_cost(self.scorer.pull))
         return logs
 
 

@@ -8,6 +8,7 @@ refused.
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class CheckpointFiles(CheckpointIO):
         """
         state = {**checkpoint, FACTS: self.facts}
         if storage_options == IN_MEMORY:
-            self._held = Path(path), _copied(state)
+            self._held = Path(path), deepcopy(state)
             return
         write_state(Path(path), state)
         self._held = None
@@ -140,17 +141,6 @@ def checkpoint_digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
         found.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
         found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
-
-
-def _copied(value: Any) -> Any:
-    """A value that stays as it is while the run goes on."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, Mapping):
-        return {key: _copied(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copied(one) for one in value]
-    return value
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
