@@ -8,6 +8,7 @@ be reported, where a map would end the process.
 """
 
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -49,6 +50,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_FEW = 1024  # images that are measured at a time
 MAX_OPEN = 64
 
 
@@ -345,10 +347,13 @@ def stack_header(pixels: np.ndarray, pixel_size: float, mode: int) -> bytes:
     floats[10:13] = nx * pixel_size, ny * pixel_size, nz * pixel_size
     floats[13:16] = 90
     head[16:19] = 1, 2, 3
-    wide = pixels.astype(np.float32, copy=False)
-    if wide.size:
-        floats[19:22] = wide.min(), wide.max(), wide.mean(dtype=np.float64)
-        floats[54] = wide.std(dtype=np.float64)
+    if pixels.size:
+        # a few images at a time: wide numbers of a large stack would not fit into memory
+        parts = [pixels[start : start + _FEW] for start in range(0, nz, _FEW)]
+        mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / pixels.size
+        square = sum(float(np.square(part - np.float64(mean)).sum()) for part in parts)
+        floats[19:22] = pixels.min(), pixels.max(), mean
+        floats[54] = math.sqrt(square / pixels.size)
     head[27] = 20141
     head[52] = np.frombuffer(b"MAP ", "<i4")[0]
     head[53] = np.frombuffer(b"DD\0\0", "<i4")[0]

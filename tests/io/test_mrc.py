@@ -2,6 +2,7 @@ import bz2
 import gzip
 import os
 import resource
+import tracemalloc
 from pathlib import Path
 
 import mrcfile
@@ -178,6 +179,19 @@ def test_written_stacks_are_valid(tmp_path: Path, images: np.ndarray, mode: int)
         assert file.voxel_size.x == pytest.approx(1.25)
         np.testing.assert_array_equal(file.data, images.astype(MODES[mode]))
     assert [p.name for p in path.parent.iterdir()] == ["a.mrcs"]
+
+
+def test_a_large_stack_is_measured_with_little_memory(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).normal(3.0, 2.0, (5000, 32, 32)).astype(np.float32)
+    tracemalloc.start()
+    write_stack(tmp_path / "a.mrcs", pixels, 1.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * pixels.nbytes
+    with mrcfile.open(tmp_path / "a.mrcs", header_only=True) as file:
+        measured = [float(file.header[name]) for name in ("dmin", "dmax", "dmean", "rms")]
+    expected = [pixels.min(), pixels.max(), pixels.mean(dtype="f8"), pixels.std(dtype="f8")]
+    assert measured == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, images: np.ndarray) -> None:
