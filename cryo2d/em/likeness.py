@@ -1,9 +1,9 @@
 """Classes that show the same view, and their union.
 
 With a_0, a_1 the averages of the half-sets of one class, b_0, b_1 those of another in the same
-frame, and t the mean CTF^2 / sigma^2,
+frame, t the mean CTF^2 / sigma^2 and c the contrast at which b is most like a,
 
-    odds = <a_0 - b_0, t (a_1 - b_1)> / 2
+    odds = <a_0 - c b_0, t (a_1 - c b_1)> / 2
 
 is the mean log likelihood ratio by which a particle of one class prefers it to the other: it holds
 no product of noise with itself, so that averages of few particles look no more different than those
@@ -22,8 +22,10 @@ from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.register import Registrar, Registration
 from cryo2d.geometry.transform import rotation_phase, shift_phase
 
+SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _LEAST_POWER = 1e-3  # of a ring, as a part of the strongest
 _PROMISING = 0.75  # correlation, without noise, that a pair has to reach on the grid of poses
+_CONTRAST = 1.4  # largest ratio of the contrasts of two averages of the same view
 _ERRORS = 2.0  # standard errors that two averages of the same view may be apart
 
 
@@ -66,9 +68,13 @@ class Likeness:
         moved = torch.stack([registrar.moved(half[second], pose) for half in halves])
         count = stats.count.sum(0)
         mean = stats.den.sum(0)[:, : self.rings] / count.clamp(min=1e-20)[:, None]
-        apart = halves[:, first] - moved
         weight = torch.minimum(mean[first], mean[second])
-        odds = 0.5 * _inner(registrar.grid, apart[0], apart[1], weight)
+        inner = registrar.grid.inner_of_harmonics
+        both = inner(halves[0, first], moved[1], weight) + inner(halves[1, first], moved[0], weight)
+        scale = 0.5 * both / inner(moved[0], moved[1], weight).clamp(min=1e-20)
+        scale = scale.clamp(1.0 / _CONTRAST, _CONTRAST)[:, None, None]
+        apart = halves[:, first] - scale * moved
+        odds = 0.5 * inner(apart[0], apart[1], weight)
         samples = math.pi * self.rings**2
         error = math.sqrt(samples) * (1.0 / count[first] + 1.0 / count[second])
         odds = odds - _ERRORS * error
@@ -94,8 +100,8 @@ class Likeness:
         common = common.clamp(min=_LEAST_POWER * float(common.max()) + 1e-20)
         sharp = halves * common.rsqrt().sqrt()  # or the longest waves would decide the pose
         whole = sharp.sum(0)
-        own = 4.0 * _inner(grid, sharp[0], sharp[1])
-        trust = (own / _inner(grid, whole, whole).clamp(min=1e-20)).clamp(1e-6, 1.0)
+        own = 4.0 * grid.inner_of_harmonics(sharp[0], sharp[1])
+        trust = (own / grid.inner_of_harmonics(whole, whole).clamp(min=1e-20)).clamp(1e-6, 1.0)
         whole = registrar.normalised(whole)
         near = registrar.all_pairs(whole)
         # correlation of what they show (Spearman 1904)
@@ -138,7 +144,8 @@ class Merge:
         max_shift: longest shift between like averages (pixel).
         at: when to look, as parts of the online iterations.
         odds: classes are joined if a particle prefers its own to the other by no more than this
-            on average (natural logarithm): with 4, one in 12 is taken for the other's.
+            on average (natural logarithm): with 4, one in 12 is taken for the other's. At the last
+            look only those of one view are: what is left over finds none any more.
         shortest: runs of fewer online iterations leave no time for it.
     """
 
@@ -163,7 +170,8 @@ class Merge:
         at = {round(part * self.total) for part in self.at}
         if iteration not in at or self.total < self.shortest:
             return None
-        alike = Likeness(self.rings, self.max_shift)(stats, solver, self.odds)
+        odds = min(self.odds, SAME) if iteration == max(at) else self.odds
+        alike = Likeness(self.rings, self.max_shift)(stats, solver, odds)
         chosen = self._chosen(alike)
         if not len(chosen):
             return None
@@ -199,11 +207,3 @@ def taken(grid: PolarGrid, harmonics: Tensor, pose: Registration) -> Tensor:
     """Harmonics ``[... k m s]`` taken through poses ``[k]`` that mirror nothing."""
     rings = grid.from_harmonics(harmonics) * shift_phase(grid, pose.shift)
     return grid.harmonics(rings) * rotation_phase(pose.psi, harmonics.shape[-2])
-
-
-def _inner(grid: PolarGrid, first: Tensor, second: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Inner product of circular harmonics ``[... m s]``, rings weighted ``[... s]``."""
-    area = grid.ring_weights.to(first.device)
-    area = area if weight is None else area * weight
-    orders = grid.harmonic_weights().to(first.device)[:, None]
-    return ((orders * (first.conj() * second).real).sum(-2) * area).sum(-1)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cryo2d.em.contrast import Contrasts
 from cryo2d.em.likeness import Merge
 from cryo2d.em.model import ClassModel
 from cryo2d.em.population import Reseed
@@ -235,7 +236,10 @@ class OnlineEM(torch.optim.Optimizer):
                     difference = merged.difference[..., : self.variety_grid.num_rings]
                     variety = variety.begun(merged.kept, difference)
         if self.reseed is not None:
-            found = self.reseed(running, recent, iteration, generator, variety)
+            contrasts = None
+            if self.reseed.by_contrast(iteration):
+                contrasts = Contrasts.of(self.variety_grid, running, self._described())
+            found = self.reseed(running, recent, iteration, generator, variety, contrasts)
             running, self.begun = found.stats, found.dead
             if variety is not None and averages is not None and len(found.dead):
                 variety = variety.forgotten(found.changed, averages, generator)

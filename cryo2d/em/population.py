@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryo2d.em.contrast import Contrasts
 from cryo2d.em.stats import SufficientStats
 from cryo2d.em.variety import Variety
 
@@ -46,6 +47,10 @@ class Reseed:
        like views can hardly be seen, but parts soon. What does not part is merged again;
     3. those whose members have least signal in common: what is no particle is sorted further.
 
+    From ``settle`` on what is left over waits. At the last online iteration it takes the faintest
+    members of the most populous classes: which of two classes of one view a particle goes to is
+    then no chance.
+
     Args:
         total: online iterations of the run.
         at: when to look, as parts of the online iterations.
@@ -54,6 +59,8 @@ class Reseed:
         disturbance: amplitude of the noise, as a part of the copy's amplitude.
         varied: from this part of the online iterations on variety is looked at; 1 for never.
         settle: from this part on classes are only split if their variety is large.
+        contrast: whether classes can be told apart by contrast; not where many classes share a
+            particle, or where contrasts are normalised.
     """
 
     total: int
@@ -63,6 +70,7 @@ class Reseed:
     disturbance: float = 0.3
     varied: float = 0.25
     settle: float = 0.8
+    contrast: bool = True
 
     large: float = 1.25
     """Squared ratio of variances beyond which a class has several views."""
@@ -70,9 +78,11 @@ class Reseed:
     """The same, below which it is not worth a trial."""
     patience: float = 0.15
     """Part of the online iterations in which a component becomes known."""
+    faint: float = 1 / 3
+    """Members of a class of the faintest, in units of those that the others keep."""
     sizeable: float = 0.4
     """Share of the latest batch, in units of the mean, that a trial takes."""
-    poor: float = 0.35
+    poor: float = 0.5
     """Signal in common, in units of the median, below which a class is no particle's."""
     explored: float = 0.4
     """Part of the online iterations after which the most populous are not copied for their size."""
@@ -83,6 +93,14 @@ class Reseed:
         """Whether the variety of the classes is wanted in an iteration."""
         last = max(self.at, default=0.0) * self.total
         return self._varies and self.varied * self.total <= iteration <= last
+
+    def by_contrast(self, iteration: int) -> bool:
+        """Whether the contrasts of the members are wanted in an iteration."""
+        return self._waits and iteration == self.total - 1
+
+    @property
+    def _waits(self) -> bool:
+        return self._varies and self.contrast
 
     @property
     def _varies(self) -> bool:
@@ -95,6 +113,7 @@ class Reseed:
         iteration: int,
         generator: torch.Generator,
         variety: Variety | None = None,
+        contrasts: Contrasts | None = None,
     ) -> "Reseeded":
         """Statistics with the dead classes replaced; the same object if none is dead.
 
@@ -104,35 +123,54 @@ class Reseed:
             iteration: its 0-based number.
             generator: random numbers.
             variety: what varies in each class, if that was looked at.
+            contrasts: of the members of each class, if classes are to be split by them.
         """
         is_dead = self._dead(recent, iteration)
         dead = is_dead.nonzero()[:, 0]
         if len(dead) == 0 or bool(is_dead.all()):
             return Reseeded(stats, dead[:0], dead[:0])
         order = self._sources(stats, recent, ~is_dead, iteration, variety)
+        if self._waits and iteration >= self.settle * self.total:
+            dead = dead[: len(order)]
         source = order[torch.arange(len(dead), device=order.device) % len(order)]
-        share = 1.0 / (1.0 + torch.bincount(source, minlength=len(recent)))
-        num, den, count = stats.num.clone(), stats.den.clone(), stats.count.clone()
-        num *= share[:, None, None]
-        den *= share[:, None]
-        count *= share
-        for tensor in (num, den, count):
-            tensor[:, dead] = tensor[:, source]
-        step = torch.view_as_complex(torch.randn((*num[:, dead].shape, 2), generator=generator))
-        amplitude = num[:, source].abs().square().mean(2, keepdim=True).sqrt()
-        step = self.disturbance * amplitude * step.to(num.device)
-        if variety is not None:
-            rings = variety.component.shape[-1]
-            along = torch.zeros_like(step)
-            along[..., :rings] = den[:, source, None, :rings] * variety.component[source]
-            # of several copies of a class one goes along its variety, the others anywhere
-            first = (source[:, None] == source).tril(-1).any(1).logical_not()
-            step = torch.where(first[:, None, None], along, step)
-        num[:, dead] += step
-        # the source moves the other way, so that neither is the better copy
-        num.index_add_(1, source, -step / (1.0 / share[source] - 1.0)[:, None, None])
+        copies = torch.bincount(source, minlength=len(recent))
+        size = 1.0 if contrasts is None else self.faint  # of a copy, where the source keeps 1
+        share = 1.0 / (1.0 + size * copies)
+        sums = (stats.num, stats.den, stats.count)
+        num, den, count = (_divided(each, source, dead, share, size) for each in sums)
+        if contrasts is None:
+            step = self._step(num[:, dead], den[:, dead], source, generator, variety)
+            num[:, dead] += step
+            # the source moves the other way, so that neither is the better copy
+            num.index_add_(1, source, -step / copies[source, None, None])
+        else:
+            nth = (source[:, None] == source).tril(-1).sum(1)
+            level = torch.where(copies > 0, contrasts.at(1.0 - 0.5 * share), 1.0)
+            level[dead] = contrasts[source].at((nth + 0.5) * size * share[source])
+            num *= level[:, None, None]
         found = SufficientStats(num, den, count, stats.power, stats.particles)
         return Reseeded(found, source, dead)
+
+    def _step(
+        self,
+        num: Tensor,
+        den: Tensor,
+        source: Tensor,
+        generator: torch.Generator,
+        variety: Variety | None,
+    ) -> Tensor:
+        """What is added to the sums of the copies ``[h j m s]``."""
+        step = torch.view_as_complex(torch.randn((*num.shape, 2), generator=generator))
+        amplitude = num.abs().square().mean(2, keepdim=True).sqrt()
+        step = self.disturbance * amplitude * step.to(num.device)
+        if variety is None:
+            return step
+        rings = variety.component.shape[-1]
+        along = torch.zeros_like(step)
+        along[..., :rings] = den[:, :, None, :rings] * variety.component[source]
+        # of several copies of a class one goes along its variety, the others anywhere
+        first = (source[:, None] == source).tril(-1).any(1).logical_not()
+        return torch.where(first[:, None, None], along, step)
 
     def _dead(self, recent: Tensor, iteration: int) -> Tensor:
         """Which classes are replaced in an iteration ``[k]`` (bool)."""
@@ -162,13 +200,17 @@ class Reseed:
                 known = variety.age >= self.patience * self.total
                 various |= sizeable & known & (variety.strength > self.some)
         first = _ordered(various, -evidence)
+        others = living & ~various
         ends = iteration == self.total - 1  # a copy of a small class might end empty
         if not self._varies or part < self.explored or ends:
-            return torch.cat((first, _ordered(living & ~various, -size)))
+            return torch.cat((first, _in_turn(others, size)))
         signal = common_signal(stats)
-        poor = sizeable & ~various & (signal < self.poor * signal[living].median())
-        rest = _ordered(sizeable & ~various & ~poor, signal)
-        order = torch.cat((first, _ordered(poor, signal).repeat(_COPIES), rest))
+        others &= sizeable
+        poor = others & (signal < self.poor * signal[living].median())
+        order = torch.cat((first, _ordered(poor, signal).repeat(_COPIES)))
+        if self._waits and part >= self.settle:
+            return order
+        order = torch.cat((order, _ordered(others & ~poor, signal)))
         return order if len(order) else _ordered(living, -size)
 
 
@@ -181,7 +223,23 @@ def common_signal(stats: SufficientStats) -> Tensor:
     return ((first.conj() * second).real.sum(1) * area * mean).sum(1)
 
 
+def _divided(sums: Tensor, source: Tensor, dead: Tensor, share: Tensor, size: float) -> Tensor:
+    """Sums ``[h k ...]`` of which each keeps a share ``[k]``, and its copies ``size`` of that."""
+    each = share.view(-1, *[1] * (sums.ndim - 2))
+    divided = sums * each
+    divided[:, dead] = size * divided[:, source]
+    return divided
+
+
 def _ordered(which: Tensor, values: Tensor) -> Tensor:
     """Numbers of some classes ``[k]`` (bool), by ascending values ``[k]``."""
     rows = which.nonzero()[:, 0]
     return rows[values[rows].argsort(stable=True)]
+
+
+def _in_turn(which: Tensor, size: Tensor) -> Tensor:
+    """Some classes ``[k]`` (bool) as often as they are cut in parts, the largest part first."""
+    rows, count = which.nonzero()[:, 0], len(which)
+    parts = size[rows, None] / torch.arange(1, count + 1, device=size.device)
+    order = parts.flatten().argsort(descending=True, stable=True)[:count]
+    return rows[order // count]

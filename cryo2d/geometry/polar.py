@@ -153,6 +153,15 @@ class PolarGrid:
         product = (first.conj() * second).real.mean(-2)
         return product @ self.ring_weights.to(product)
 
+    def inner_of_harmonics(
+        self, first: Tensor, second: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """The same of circular harmonics ``[... m s]``, whose rings may be weighted ``[... s]``."""
+        area = self.ring_weights.to(first.device)
+        area = area if weight is None else area * weight
+        orders = self.harmonic_weights().to(first.device)[:, None]
+        return ((orders * (first.conj() * second).real).sum(-2) * area).sum(-1)
+
     def nearest(self, psi: Tensor) -> Tensor:
         """Rotations (radian) by whole samples of the circle next to the given ones."""
         step = math.pi / self.num_angles

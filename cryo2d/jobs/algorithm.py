@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -12,6 +13,7 @@ from cryo2d.em.given import KeepPoses
 from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
+from cryo2d.em.population import Reseed
 from cryo2d.em.posterior import Expectation, maximise
 from cryo2d.em.prior import CountRegularizer, FrcRegularizer, LocalRegularizer
 from cryo2d.em.solve import Recenter, WienerSolver
@@ -121,6 +123,8 @@ def optimizer_maker(cfg: DictConfig, frame: Frame) -> Callable[[ClassModel], Onl
     total = cfg.optimizer.iterations
     rings = min(frame.ring(FINEST), frame.align_rings)
     reseed = instantiate(cfg.optimizer.reseed, total=total, _convert_="all")
+    if isinstance(reseed, Reseed) and (model.scale_per_particle or not forces_max(cfg)):
+        reseed = replace(reseed, contrast=False)
     merge = instantiate(
         cfg.optimizer.merge,
         total=total,

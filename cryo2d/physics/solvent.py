@@ -10,6 +10,7 @@ from torch import Tensor
 from cryo2d.physics.mask import circular_mask, radius_grid
 
 STRIDE = 8  # steps of growth between two looks whether it has ended
+_SOLVENT = 0.25  # quantile of the rim that is taken for solvent where neighbours are looked for
 BITS = 63  # regions that are worked on as the bits of one integer
 
 
@@ -65,13 +66,19 @@ def widened(region: Tensor) -> Tensor:
     return high
 
 
+def narrowed(region: Tensor) -> Tensor:
+    """A region ``[k y x]`` (bool, or packed) without the pixels at its edge, 8-connected."""
+    return ~widened(~region)
+
+
 @dataclass(frozen=True)
 class SolventMask:
     """Soft masks of class averages: a circle, less the neighbours inside it.
 
-    Outside the particle an average is set to the level of its solvent, which becomes zero. Bright
-    regions of the low-passed average that touch the rim and do not reach the central disc belong to
-    neighbours; they and a margin are masked too, except where the particle itself is.
+    Outside the particle an average is set to the level of its solvent, which becomes zero. The
+    particle is what is bright in the low-passed average and holds together with the central disc,
+    by more than thin bridges. What is bright outside it and touches the rim belongs to neighbours;
+    they and a margin are masked, too. Near the rim they may be faint, as they are out of register.
 
     Args:
         box: image size (pixel).
@@ -79,7 +86,9 @@ class SolventMask:
         outer: radius where it reaches 0 (pixel).
         neighbours: whether to mask neighbours.
         core: radius of the central disc, as a part of ``outer``.
-        threshold: bright pixels exceed this part of the way from the solvent to the maximum.
+        threshold: the particle exceeds this part of the way from the solvent to the maximum.
+        faint: neighbours near the rim exceed this part of it.
+        edge: radius where that begins, as a part of ``inner``.
     """
 
     box: int
@@ -88,6 +97,8 @@ class SolventMask:
     neighbours: bool = True
     core: float = 0.35
     threshold: float = 0.3
+    faint: float = 0.15
+    edge: float = 0.8
 
     @property
     def circle(self) -> Tensor:
@@ -98,6 +109,10 @@ class SolventMask:
     def _smooth(self) -> float:
         return max(1.0, self.outer / 15.0)
 
+    @property
+    def _margin(self) -> int:
+        return math.ceil(self._smooth)
+
     def masks(self, averages: Tensor) -> Tensor:
         """Masks ``[k y x]`` in 0..1 for unmasked averages ``[k y x]``."""
         circle = self.circle.to(averages.device)
@@ -106,19 +121,39 @@ class SolventMask:
         radius = radius_grid(self.box).to(averages.device)
         inside, core = radius <= self.outer, radius <= self.core * self.outer
         low = gaussian(averages, self._smooth)
-        level = self.level(low, circle.expand_as(low))[:, None, None]
+        # between neighbours there is little solvent
+        around = low.flatten(1)[:, self._rim.to(low.device)]
+        level = around.kthvalue(math.ceil(_SOLVENT * around.shape[1]), dim=1).values[:, None, None]
         peak = torch.where(core, low, -torch.inf).amax((1, 2))[:, None, None]
-        bright = (low - level > self.threshold * (peak - level)) & inside & (peak > level)
-        bright = packed(bright)
-        every, none = (bright.new_full((), value) for value in (-1, 0))
-        particle = grow(torch.where(core, every, none).expand_as(bright), bright)
-        other = bright & ~particle
+        height = torch.where(inside & (peak > level), (low - level) / (peak - level), 0.0)
+        every = torch.tensor(-1, device=low.device)
+        particle = self._particle(packed(height > self.threshold), torch.where(core, every, 0))
+        near = particle
+        for _ in range(1 + self._margin):
+            near = widened(near)
+        strong = packed(height > self.threshold) & ~particle
+        edge = packed((height > self.faint) & (radius > self.edge * self.inner)) & ~near
         # what does not come in from outside is a loose part of the particle, not a neighbour
-        wide = grow(torch.where(radius >= 0.9 * self.outer, every, none).expand_as(other), other)
-        for _ in range(math.ceil(self._smooth)):
-            wide = widened(wide)
-        apart = unpacked(wide & ~particle, len(low)).to(low)
+        rim = torch.where(radius >= 0.9 * self.outer, every, 0)
+        other = grow(rim.expand_as(strong), strong | edge)
+        for _ in range(self._margin):
+            other = widened(other)
+        apart = unpacked(other & ~particle, len(low)).to(low)
         return circle * (1.0 - gaussian(apart, 0.5 * self._smooth).clamp(0.0, 1.0))
+
+    def _particle(self, bright: Tensor, core: Tensor) -> Tensor:
+        """What of bright regions is the particle, packed: what holds together with the core."""
+        whole = grow(core.expand_as(bright), bright)
+        part = whole
+        for _ in range(int(self._smooth)):
+            part = narrowed(part)
+        part = grow(core.expand_as(part), part)
+        for _ in range(int(self._smooth)):
+            part = widened(part)
+        part = unpacked(part & whole, BITS * len(bright))
+        # a thin shell has no such part
+        thick = part.any(2, keepdim=True).any(1, keepdim=True)
+        return packed(torch.where(thick, part, unpacked(whole, len(part))))
 
     @cached_property
     def _rim(self) -> Tensor:

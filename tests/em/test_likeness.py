@@ -11,7 +11,7 @@ from cryo2d.em.stats import SufficientStats, accumulate
 from cryo2d.geometry.register import Registrar
 from cryo2d.geometry.shells import ring_power
 
-MERGE = Merge(total=10, rings=10, max_shift=4.0, at=(0.5,), shortest=0)
+MERGE = Merge(total=10, rings=10, max_shift=4.0, at=(0.5, 0.9), shortest=0)
 
 
 def solver_of(data: Synthetic) -> WienerSolver:
@@ -64,6 +64,17 @@ def test_classes_of_one_view_become_one_whatever_their_frames(device):
     assert torch.equal(found.stats.num[:, [1, 2]], stats.num[:, [1, 2]])
     assert float(found.stats.num[:, 3].abs().max()) == 0.0
     assert found.difference.shape == stats.num[0, :1].shape
+
+
+def test_contrast_makes_no_other_view(device):
+    data = synthetic(120, sigma=0.3, reach=1.5)
+    stats = at_truth(data, divided(data), device)
+    num = stats.num.clone()
+    for contrast, alike in ((0.75, True), (1.3, True), (0.3, False)):
+        num[:, 3] = contrast * stats.num[:, 3]
+        changed = dataclasses.replace(stats, num=num)
+        found = MERGE(changed, stats.count.sum(0), 5, solver_of(data))
+        assert (found is not None) == alike
 
 
 def test_it_merges_at_its_time_and_only_what_is_alike(device):

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from cryo2d.em.contrast import Contrasts
 from cryo2d.em.population import Reseed, common_signal
 from cryo2d.em.stats import SufficientStats
 from cryo2d.em.variety import Variety
@@ -129,7 +130,6 @@ def test_a_class_that_varies_is_split_along_its_variety(device):
         (50, [0.0, 9.0, 3.0, 0.0], 0.0, 1),  # what varies most, for its size
         (50, [0.2, 0.0, 0.5, 0.0], 40.0, 2),  # little, but known for long: a trial
         (50, [0.2, 0.0, 0.5, 0.0], 2.0, None),  # not known yet
-        (90, [0.2, 0.0, 0.5, 0.0], 40.0, None),  # no trials at the end
         (10, [0.0, 0.0, 0.0, 0.0], 0.0, 0),  # the largest, while views are being found
     ],
 )
@@ -172,3 +172,38 @@ def test_what_varies_is_looked_at_between_its_first_part_and_the_last_split():
     assert [t for t in range(40) if reseed.looks(t)] == list(range(10, 21))
     assert not any(dataclasses.replace(reseed, total=18).looks(t) for t in range(18))
     assert not any(dataclasses.replace(reseed, varied=1.0).looks(t) for t in range(40))
+
+
+def test_at_the_end_copies_take_the_faintest_members(device):
+    stats = stats_of([60.0, 40.0, 0.0, 0.0], device)
+    contrasts = Contrasts(torch.ones(4, device=device), torch.full((4,), 0.2, device=device))
+    reseed = Reseed(total=100, at=(0.5,))
+    assert [t for t in range(100) if reseed.by_contrast(t)] == [99]
+    generator = torch.Generator().manual_seed(1)
+    found = reseed(stats, stats.count.sum(0), 99, generator, None, contrasts)
+    assert found.source.tolist() == [0, 1]  # the largest, then the largest of what is left
+    # no particle is lost, and a quarter is in the copies
+    assert found.stats.count.sum(0).tolist() == pytest.approx([45.0, 30.0, 15.0, 10.0])
+    before = stats.num.sum(0) / stats.den.sum(0)[:, None]
+    average = found.stats.num.sum(0) / found.stats.den.sum(0)[:, None]
+    for source, copy in ((0, 2), (1, 3)):
+        level = contrasts.at(torch.tensor([0.625, 0.125, 0.5, 0.5], device=device)).tolist()
+        torch.testing.assert_close(average[source], level[0] * before[source])
+        torch.testing.assert_close(average[copy], level[1] * before[source])
+
+
+def test_what_is_left_over_waits_for_the_end(device):
+    stats = stats_of([60.0, 40.0, 50.0, 0.0], device)
+    stats = dataclasses.replace(stats, num=stats.num[:1].expand_as(stats.num).contiguous())
+    assert split(stats, 50, variety_of([0.2, 0.0, 0.5, 0.0], 40.0, device)) == [2, 3]
+    assert split(stats, 90, variety_of([0.2, 0.0, 0.5, 0.0], 40.0, device)) == []
+    # but not for classes that vary a lot
+    assert split(stats, 90, variety_of([0.2, 9.0, 0.5, 0.0], 40.0, device)) == [1, 3]
+
+
+def test_parts_of_the_largest_are_cut_in_turn(device):
+    stats = stats_of([90.0, 40.0, 35.0, 0.0, 0.0], device)
+    found = Reseed(total=100, at=(0.5,))(
+        stats, stats.count.sum(0), 99, torch.Generator().manual_seed(1)
+    )
+    assert found.source.tolist() == [0, 0]  # halves of 45, then thirds of 30

@@ -75,6 +75,34 @@ def test_a_neighbour_is_masked_and_the_particle_is_not(device):
     torch.testing.assert_close(without, circle)
 
 
+def ball(x: float, y: float, device: torch.device) -> torch.Tensor:
+    """The projection of a solid ball of radius 9."""
+    axis = torch.arange(BOX, device=device) - BOX // 2
+    return (81.0 - (axis - x) ** 2 - (axis[:, None] - y) ** 2).clamp(min=0.0).sqrt() / 9.0
+
+
+def test_faint_neighbours_all_around_are_masked(device):
+    particle = ball(0.0, 0.0, device)
+    angles = torch.arange(6) * torch.pi / 3
+    around = sum(ball(21.0 * float(a.cos()), 21.0 * float(a.sin()), device) for a in angles)
+    images = torch.stack([particle + height * around for height in (0.25, 0.9)])
+    found = mask().flatten(images, mask().masks(images))
+    radius = radius_grid(BOX).to(device)
+    outside = (radius > 14.0).expand_as(found)
+    assert float(found[outside].max()) < 0.16
+    inside = radius < 9.0
+    torch.testing.assert_close(found[:, inside], images[:, inside], atol=0.1, rtol=0)
+
+
+def test_a_neighbour_is_masked_although_it_touches_the_particle(device):
+    particle, neighbour = ball(0.0, 0.0, device), ball(21.0, 0.0, device)
+    bridge = 0.8 * blob(10.5, 0.0, 0.9, device)
+    found = mask().masks((particle + neighbour + bridge)[None])[0]
+    centre = BOX // 2
+    assert float(found[centre, centre + 15 :].max()) < 0.2
+    assert float((particle * found).sum() / particle.sum()) > 0.98
+
+
 def test_solvent_becomes_zero_whatever_its_level(device):
     averages = pictures(BOX).to(device)
     solvent = mask()

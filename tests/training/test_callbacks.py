@@ -1,6 +1,7 @@
 import csv
 import errno
 import io
+import itertools
 import logging
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from cryo2d.io.averages import read_class_averages
 from cryo2d.training.callbacks.averages import Averages
 from cryo2d.training.callbacks.metrics import Metrics, append_row, metrics_of, read_rows
 from cryo2d.training.callbacks.montage import Montage
-from cryo2d.training.callbacks.progress import Progress, clock
+from cryo2d.training.callbacks.progress import PAUSE, Progress, clock
 from cryo2d.training.callbacks.tracks import TrackClasses
 from cryo2d.training.drawing.tracks import read_tracks
 from cryo2d.training.loggers import WandbRun
@@ -196,6 +197,20 @@ def test_progress_off_a_terminal_is_one_line_per_iteration(tmp_path: Path):
     # one online iteration and one over the whole table, of 120 particles each, at 240 a second
     assert lines[0].endswith("0:01 left")
     assert lines[2].endswith("0:00 left")
+
+
+def test_a_long_iteration_says_how_far_it_is(tmp_path: Path, monkeypatch):
+    ticks = itertools.count(0.0, 1.1 * PAUSE)
+    monkeypatch.setattr("cryo2d.training.callbacks.progress.monotonic", lambda: next(ticks))
+    stream = io.StringIO()
+    fit(tmp_path, [Progress(stream=stream)])
+    lines = stream.getvalue().splitlines()
+    inside = [line for line in lines if "of its particles" in line]
+    assert len(lines) == 3 + len(inside)
+    assert inside[0].startswith("iteration 1/3  ")
+    assert "left" not in inside[0]  # no speed is known yet
+    assert inside[-1].startswith("iteration 3/3  ")
+    assert inside[-1].endswith("left")
 
 
 def test_progress_on_a_terminal_rewrites_one_line(tmp_path: Path):

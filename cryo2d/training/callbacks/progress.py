@@ -1,6 +1,7 @@
 """One line that says how far the run is and when it will be done."""
 
 import sys
+from time import monotonic
 from typing import Any, TextIO
 
 from pytorch_lightning import LightningModule, Trainer
@@ -10,9 +11,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from cryo2d.training.callbacks.run import run_of
 from cryo2d.types import IterationSummary
 
+PAUSE = 30.0  # seconds without a line, after which a long iteration says how far it is
+
 
 class Progress(ProgressBar):
-    """A bar over the iterations on a terminal, else one plain line per iteration."""
+    """A bar over the iterations on a terminal, else plain lines: per iteration, or more often."""
 
     def __init__(self, full_iterations: int = 1, stream: TextIO | None = None) -> None:
         """Set what the estimate of the time left counts with.
@@ -29,6 +32,7 @@ class Progress(ProgressBar):
         self._seen: IterationSummary | None = None
         # particles of an online iteration; a full one is known from the table
         self._online = 0
+        self._written = monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         # spawned processes get the callback by pickle; a bar and a stream belong to this one
@@ -68,8 +72,15 @@ class Progress(ProgressBar):
         batch_idx: int,
     ) -> None:
         """Move the bar inside the iteration."""
+        fraction = (batch_idx + 1) / max(float(trainer.num_training_batches), 1.0)
         if self._bar is not None:
-            self._show(trainer, (batch_idx + 1) / max(float(trainer.num_training_batches), 1.0))
+            self._show(trainer, fraction)
+        elif self._enabled and fraction < 1.0 and monotonic() - self._written > PAUSE:
+            text = f"iteration {self._number(trainer)}  {fraction:.0%} of its particles"
+            if self._seen is not None:
+                left = self._seconds_left(trainer, self._seen, trainer.current_epoch + fraction)
+                text += f"  {clock(left)} left"
+            self._write(text)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the iteration that has just ended."""
@@ -80,8 +91,9 @@ class Progress(ProgressBar):
         if not summary.full:
             self._online = summary.particles
         if self._bar is None:
-            self._out().write(self._line(trainer, summary) + "\n")
-            self._out().flush()
+            left = self._seconds_left(trainer, summary, trainer.current_epoch + 1)
+            number = self._number(trainer)
+            self._write(f"iteration {number}  {state(summary)}  {clock(left)} left")
         else:
             self._show(trainer, 1.0)
 
@@ -115,11 +127,14 @@ class Progress(ProgressBar):
         self._bar.set_description_str(text, refresh=fraction in (0.0, 1.0))
         self._bar.update(0)
 
-    def _line(self, trainer: Trainer, summary: IterationSummary) -> str:
+    def _number(self, trainer: Trainer) -> str:
         total = trainer.max_epochs or 0
-        left = self._seconds_left(trainer, summary, trainer.current_epoch + 1)
-        number = f"{trainer.current_epoch + 1:>{len(str(total))}}/{total}"
-        return f"iteration {number}  {state(summary)}  {clock(left)} left"
+        return f"{trainer.current_epoch + 1:>{len(str(total))}}/{total}"
+
+    def _write(self, line: str) -> None:
+        self._written = monotonic()
+        self._out().write(line + "\n")
+        self._out().flush()
 
     def _seconds_left(self, trainer: Trainer, summary: IterationSummary, done: float) -> float:
         """Particles still to be visited over the speed of the last iteration (s)."""
