@@ -22,7 +22,6 @@ from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.register import Registrar, Registration
 from cryo2d.geometry.transform import rotation_phase, shift_phase
 
-SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _LEAST_POWER = 1e-3  # of a ring, as a part of the strongest
 _PROMISING = 0.75  # correlation, without noise, that a pair has to reach on the grid of poses
 _CONTRAST = 1.4  # largest ratio of the contrasts of two averages of the same view
@@ -144,8 +143,7 @@ class Merge:
         max_shift: longest shift between like averages (pixel).
         at: when to look, as parts of the online iterations.
         odds: classes are joined if a particle prefers its own to the other by no more than this
-            on average (natural logarithm): with 4, one in 12 is taken for the other's. At the last
-            look only those of one view are: what is left over finds none any more.
+            on average (natural logarithm): with 4, one in 12 is taken for the other's.
         shortest: runs of fewer online iterations leave no time for it.
     """
 
@@ -170,8 +168,7 @@ class Merge:
         at = {round(part * self.total) for part in self.at}
         if iteration not in at or self.total < self.shortest:
             return None
-        odds = min(self.odds, SAME) if iteration == max(at) else self.odds
-        alike = Likeness(self.rings, self.max_shift)(stats, solver, odds)
+        alike = Likeness(self.rings, self.max_shift)(stats, solver, self.odds)
         chosen = self._chosen(alike)
         if not len(chosen):
             return None

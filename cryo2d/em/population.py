@@ -47,9 +47,9 @@ class Reseed:
        like views can hardly be seen, but parts soon. What does not part is merged again;
     3. those whose members have least signal in common: what is no particle is sorted further.
 
-    From ``settle`` on what is left over waits. At the last online iteration it takes the faintest
-    members of the most populous classes: which of two classes of one view a particle goes to is
-    then no chance.
+    From ``settle`` on what is left over waits, if it is less than half of the classes. At the last
+    online iteration it takes the faintest members of the most populous ones: which of two classes
+    of one view a particle goes to is then no chance.
 
     Args:
         total: online iterations of the run.
@@ -129,8 +129,11 @@ class Reseed:
         dead = is_dead.nonzero()[:, 0]
         if len(dead) == 0 or bool(is_dead.all()):
             return Reseeded(stats, dead[:0], dead[:0])
-        order = self._sources(stats, recent, ~is_dead, iteration, variety)
-        if self._waits and iteration >= self.settle * self.total:
+        # where most are left over, no view is plainer than another: they are tried once more
+        settled = self._waits and iteration >= self.settle * self.total
+        waits = settled and 2 * len(dead) < len(recent)
+        order = self._sources(stats, recent, ~is_dead, iteration, variety, waits)
+        if waits:
             dead = dead[: len(order)]
         source = order[torch.arange(len(dead), device=order.device) % len(order)]
         copies = torch.bincount(source, minlength=len(recent))
@@ -187,6 +190,7 @@ class Reseed:
         living: Tensor,
         iteration: int,
         variety: Variety | None,
+        waits: bool,
     ) -> Tensor:
         """Classes to copy, the first choice first, among the living ``[k]`` (bool)."""
         part = iteration / self.total
@@ -208,7 +212,7 @@ class Reseed:
         others &= sizeable
         poor = others & (signal < self.poor * signal[living].median())
         order = torch.cat((first, _ordered(poor, signal).repeat(_COPIES)))
-        if self._waits and part >= self.settle:
+        if waits:
             return order
         order = torch.cat((order, _ordered(others & ~poor, signal)))
         return order if len(order) else _ordered(living, -size)

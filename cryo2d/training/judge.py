@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from cryo2d.em.likeness import SAME, Alike, Likeness
+from cryo2d.em.likeness import Alike, Likeness
 from cryo2d.em.marginal import Marginalise
 from cryo2d.em.online import OnlineEM
 from cryo2d.em.score import PoseScorer
@@ -32,6 +32,7 @@ from cryo2d.types import Assignments
 
 SAMPLE = 1000  # particles that tell how far the posteriors of all can be believed
 CONTRASTS = (0.6, 1.0, 1.2)  # of the averages, at which the sample sees them
+SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _ENOUGH = 20  # of the sample, below which nothing is fitted
 _CERTAIN = 1e-6  # of p and 1 - p that float32 still tells from 0
 _STEPS = 100  # of the fits

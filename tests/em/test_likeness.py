@@ -11,7 +11,7 @@ from cryo2d.em.stats import SufficientStats, accumulate
 from cryo2d.geometry.register import Registrar
 from cryo2d.geometry.shells import ring_power
 
-MERGE = Merge(total=10, rings=10, max_shift=4.0, at=(0.5, 0.9), shortest=0)
+MERGE = Merge(total=10, rings=10, max_shift=4.0, at=(0.5,), shortest=0)
 
 
 def solver_of(data: Synthetic) -> WienerSolver:

@@ -199,6 +199,10 @@ def test_what_is_left_over_waits_for_the_end(device):
     assert split(stats, 90, variety_of([0.2, 0.0, 0.5, 0.0], 40.0, device)) == []
     # but not for classes that vary a lot
     assert split(stats, 90, variety_of([0.2, 9.0, 0.5, 0.0], 40.0, device)) == [1, 3]
+    # and not if most are left over
+    few = stats_of([60.0, 40.0, 0.0, 0.0], device)
+    few = dataclasses.replace(few, num=few.num[:1].expand_as(few.num).contiguous())
+    assert split(few, 90, variety_of([0.2, 0.5, 0.0, 0.0], 40.0, device)) == [0, 1, 2, 3]
 
 
 def test_parts_of_the_largest_are_cut_in_turn(device):
