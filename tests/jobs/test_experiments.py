@@ -84,6 +84,7 @@ def filaments(tmp_path_factory):
         "model.max_resolution=14",
         "optimizer.iterations=20",
         "optimizer.batch_per_class=40",
+        "seed=1",
         num_particles=640,
         num_tubes=4,
         box=56,
