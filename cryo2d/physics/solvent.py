@@ -55,20 +55,21 @@ def grow(seed: Tensor, region: Tensor) -> Tensor:
     return reached
 
 
-def widened(region: Tensor) -> Tensor:
-    """A region ``[k y x]`` (bool, or packed) and the pixels around it, 8-connected."""
-    wide = region.clone()
-    wide[..., 1:] |= region[..., :-1]
-    wide[..., :-1] |= region[..., 1:]
-    high = wide.clone()
-    high[:, 1:] |= wide[:, :-1]
-    high[:, :-1] |= wide[:, 1:]
-    return high
+def widened(region: Tensor, steps: int = 1) -> Tensor:
+    """A region ``[k y x]`` (bool, or packed) and so many pixels around it, 8-connected."""
+    for _ in range(steps):
+        wide = region.clone()
+        wide[..., 1:] |= region[..., :-1]
+        wide[..., :-1] |= region[..., 1:]
+        region = wide.clone()
+        region[:, 1:] |= wide[:, :-1]
+        region[:, :-1] |= wide[:, 1:]
+    return region
 
 
-def narrowed(region: Tensor) -> Tensor:
-    """A region ``[k y x]`` (bool, or packed) without the pixels at its edge, 8-connected."""
-    return ~widened(~region)
+def narrowed(region: Tensor, steps: int = 1) -> Tensor:
+    """A region ``[k y x]`` (bool, or packed) without so many pixels at its edge, 8-connected."""
+    return ~widened(~region, steps)
 
 
 @dataclass(frozen=True)
@@ -128,28 +129,21 @@ class SolventMask:
         height = torch.where(inside & (peak > level), (low - level) / (peak - level), 0.0)
         every = torch.tensor(-1, device=low.device)
         particle = self._particle(packed(height > self.threshold), torch.where(core, every, 0))
-        near = particle
-        for _ in range(1 + self._margin):
-            near = widened(near)
+        near = widened(particle, 1 + self._margin)
         strong = packed(height > self.threshold) & ~particle
         edge = packed((height > self.faint) & (radius > self.edge * self.inner)) & ~near
         # what does not come in from outside is a loose part of the particle, not a neighbour
         rim = torch.where(radius >= 0.9 * self.outer, every, 0)
-        other = grow(rim.expand_as(strong), strong | edge)
-        for _ in range(self._margin):
-            other = widened(other)
+        other = widened(grow(rim.expand_as(strong), strong | edge), self._margin)
         apart = unpacked(other & ~particle, len(low)).to(low)
         return circle * (1.0 - gaussian(apart, 0.5 * self._smooth).clamp(0.0, 1.0))
 
     def _particle(self, bright: Tensor, core: Tensor) -> Tensor:
         """What of bright regions is the particle, packed: what holds together with the core."""
         whole = grow(core.expand_as(bright), bright)
-        part = whole
-        for _ in range(int(self._smooth)):
-            part = narrowed(part)
-        part = grow(core.expand_as(part), part)
-        for _ in range(int(self._smooth)):
-            part = widened(part)
+        thin = int(self._smooth)
+        part = narrowed(whole, thin)
+        part = widened(grow(core.expand_as(part), part), thin)
         part = unpacked(part & whole, BITS * len(bright))
         # a thin shell has no such part
         thick = part.any(2, keepdim=True).any(1, keepdim=True)

@@ -179,14 +179,16 @@ def test_full_correction_beats_flipping_beats_none(tmp_path):
 
 def test_filters_of_the_averages(tmp_path):
     stack = made(tmp_path, snr=0.05)
+    # what a mask of each average's own takes away is no filter's
+    alike = ("model.icuf=2", "model.remove_neighbours=false")
     none, half, full = (
-        classified(stack, *SHORT, "model.icuf=2", *from_views(stack), *settings)
+        classified(stack, *SHORT, *alike, *from_views(stack), *settings)
         for settings in (("model.frc_regularizer=false",), ("model.full_frc=false",), ())
     )
     assert outer_power(none) > 3 * outer_power(full)
     # w = 2F / (1 + F) of both half-sets against F of one: the more, the less the halves agree
     inner, outer = ((first, first + 6) for first in (1, 7))
-    assert ring_power(full, *inner) > 1.03 * ring_power(half, *inner)
+    assert ring_power(full, *inner) > 1.1 * ring_power(half, *inner)
     assert ring_power(full, *outer) > 1.3 * ring_power(half, *outer)
 
 
