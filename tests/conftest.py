@@ -1,4 +1,4 @@
-"""Fixtures for every test: a device, a seeded random generator."""
+"""Fixtures for every test: a device, exact products, a seeded random generator."""
 
 import numpy as np
 import pytest
@@ -18,6 +18,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=["cpu", GPU])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dense search with all bits, though this CPU may be faster with fewer."""
+    monkeypatch.setattr("cryo2d.em.coarse.product_type", lambda device: torch.float32)
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ matrix is reduced class by class and never kept.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +29,16 @@ class CoarseBest:
     Attributes:
         cross: Re<CTF X / sigma^2, A> at that pose, less what its shift costs.
         psi: rotation image -> class (radian).
-        between: the same, interpolated between the rotations that were searched (radian).
         shift: index of the class-frame shift.
+        peak_cross: ``cross``, interpolated between the rotations that were searched.
+        peak_psi: rotation of that (radian).
     """
 
     cross: Tensor
     psi: Tensor
-    between: Tensor
     shift: Tensor
+    peak_cross: Tensor
+    peak_psi: Tensor
 
 
 # Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
@@ -57,6 +60,18 @@ def rounded_products(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def product_type(device: torch.device) -> torch.dtype:
+    """What the dense search multiplies: bfloat16 on a CPU that has instructions for it.
+
+    Of the factors 8 bits of mantissa are left then, of the sums 24.
+    """
+    if device.type != "cpu":
+        return torch.float32
+    # older releases of torch cannot tell
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
 
 
 def take_images(images: ImageParts, rows: Tensor | slice) -> ImageParts:
@@ -161,7 +176,9 @@ class CoarseBank:
         shifted = shifted.view(grid.num_rings, self.num_classes, orders, 2, -1)  # [s k m 2 t]
         self._scored = self._blocks_with(shifted.square().sum((0, 1, 3, 4)))
         even, odd = (self._of_parity(shifted, parity) for parity in (0, 1))
-        self._banks = list(zip(even, odd, strict=True))  # [k][parity][block][m 2t 2s]
+        self._product_type = product_type(device)
+        # [k][parity][block][m 2t 2s]
+        self._banks = {torch.float32: list(zip(even, odd, strict=True))}
         turns = torch.arange(num_rotations, device=device) * (2.0 * math.pi / num_rotations)
         self.psi = offset + turns  # the second half of them is a half turn beyond the first
         angle = self.psi[: num_rotations // 2, None] * torch.arange(grid.num_angles, device=device)
@@ -169,9 +186,9 @@ class CoarseBank:
         self._waves = tuple(waves[:, p : self._blocks[-1].last : 2].flatten(1) for p in (0, 1))
 
     def _of_parity(self, shifted: Tensor, parity: int) -> list[tuple[Tensor, ...]]:
-        """Even or odd orders of every class, by blocks ``[m 2t 2s]``; from ``[s k m 2 t]``."""
+        """Even or odd orders of every class that are scored, by blocks, from ``[s k m 2 t]``."""
         banks = []
-        for block in self._blocks:
+        for block in self._blocks[: self._scored]:
             part = shifted[block.ring :, :, block.first + parity : block.last : 2]
             part = part.permute(1, 2, 3, 0, 4)  # [k m 2 s t]
             both = part.new_empty((*part.shape[:4], 2, self.num_shifts))
@@ -185,6 +202,16 @@ class CoarseBank:
         """How many blocks hold all of the power of the orders ``[m]`` but a faint part."""
         beyond = torch.stack([power[block.first :].sum() for block in self._blocks])
         return max(1, int((beyond > FAINT * power.sum()).sum()))
+
+    def banks(self, dtype: torch.dtype) -> list[ImageParts]:
+        """Blocks of even and of odd orders that are scored, of every class ``[m 2t 2s]`` each."""
+        if dtype not in self._banks:
+            exact = self._banks[torch.float32]
+            self._banks[dtype] = [
+                (tuple(part.to(dtype) for part in even), tuple(part.to(dtype) for part in odd))
+                for even, odd in exact
+            ]
+        return self._banks[dtype]
 
     def parts(self, harmonics: Tensor) -> ImageParts:
         """Images laid out for the matrix products.
@@ -204,7 +231,8 @@ class CoarseBank:
     def best(self, images: ImageParts, pull: Tensor | None = None) -> CoarseBest:
         """Best rotation and shift of every class.
 
-        The products of a GPU have 11 bits of mantissa: the best few are scored again.
+        Products are rounded (:func:`product_type`, :func:`rounded_products`): the best few are
+        scored again.
 
         Args:
             images: parts of the images.
@@ -219,21 +247,23 @@ class CoarseBank:
 
     def _best_of_block(self, images: ImageParts, pull: Tensor) -> list[Tensor]:
         """The columns of :class:`CoarseBest`, ``[n k]`` each."""
-        room, num = _Room(self, images, self.shift_cost(pull)), images[0][0].shape[-1]
-        either = room.keep.new_empty((self.num_classes, len(room.keep), num))
-        odd = either.new_empty((self.num_classes, room.waves[1].shape[1], num))
-        each = zip(either, odd, strict=True)
-        best, shift = zip(*(room.best(k, *place) for k, place in enumerate(each)), strict=True)
-        change = room.waves[1] @ odd  # at the best shifts
-        r = either.max(dim=1, keepdim=True).indices
-        keep = either - change.abs()
-        r += len(room.keep) * (change.gather(1, r) < 0)
+        room, num = _Room(self, images, self._product_type), images[0][0].shape[-1]
+        cost = self.shift_cost(pull)
+        even, odd = (
+            room.keep.new_empty((self.num_classes, len(part), num)) for part in room.products
+        )
+        shift = torch.stack([room.best(k, cost, even[k], odd[k]) for k in range(self.num_classes)])
+        keep, change = (
+            waves @ part.float() for waves, part in zip(room.waves, (even, odd), strict=True)
+        )
         turned = torch.cat((keep + change, keep - change), dim=1)  # at every rotation
+        cross, r = turned.max(dim=1, keepdim=True)
         near = (turned.gather(1, (r + step) % len(self.psi)) for step in (-1, 0, 1))
-        offset, _ = parabola_peak(*near)
+        offset, gain = parabola_peak(*near)
         psi, step = self.psi[r], 2.0 * math.pi / len(self.psi)
-        columns = torch.stack(best), psi[:, 0], (psi + step * offset)[:, 0], torch.stack(shift)
-        return [column.T for column in columns]
+        cross = cross - cost.gather(0, shift)[:, None]
+        found = cross, psi, shift[:, None], cross + gain, psi + step * offset
+        return [column[:, 0].T for column in found]
 
     def shift_cost(self, pull: Tensor) -> Tensor:
         """What every shift costs ``[t n]``, if one by one pixel costs so much ``[n]`` or ``[]``."""
@@ -287,55 +317,57 @@ class _Room:
     Args:
         bank: the references.
         images: the images.
-        cost: what is subtracted from the scores at each shift ``[t n]``, None for nothing.
+        dtype: what is multiplied.
 
     Attributes:
+        products: what the even and the odd orders of a class give at each shift ``[2m t*n]``.
         keep: part of the score that a half turn leaves as it is ``[r/2 t*n]``.
         change: part whose sign it changes.
         waves: cosines and sines of the even and of the odd orders ``[r/2 2m]``.
     """
 
-    def __init__(self, bank: CoarseBank, images: ImageParts, cost: Tensor | None = None) -> None:
-        self._cost = cost
+    def __init__(
+        self, bank: CoarseBank, images: ImageParts, dtype: torch.dtype = torch.float32
+    ) -> None:
         scored = slice(bank._scored)
-        self._bank, self._images = bank, [parts[scored] for parts in images]
-        first, count = images[0][0], [len(part) for part in self._images[0]]
-        products = first.new_empty((sum(count), 2 * bank.num_shifts, first.shape[-1]))
-        self._products = products.split(count)  # as many even as odd orders
-        self._flat = products.view(2 * len(products), -1)
-        self.waves = [waves[:, : len(self._flat)].contiguous() for waves in bank._waves]
-        shape = (len(self.waves[0]), self._flat.shape[1])
-        self.keep, self.change = first.new_empty(shape), first.new_empty(shape)
-        self._top = first.new_empty(shape[1])
-        self._row = torch.arange(first.shape[-1], device=first.device)
+        self._banks, self._shifts = bank.banks(dtype), bank.num_shifts
+        self._images = [[part.to(dtype) for part in parts[scored]] for parts in images]
+        first, orders = self._images[0][0], [len(part) for part in self._images[0]]
+        num = first.shape[-1]
+        room = first.new_empty((2, sum(orders), 2 * bank.num_shifts, num))
+        self._parts = [part.split(orders) for part in room]  # as many even as odd orders
+        self.products = room.view(2, 2 * sum(orders), -1)
+        self.waves = [waves[:, : self.products.shape[1]].contiguous() for waves in bank._waves]
+        self._waves = [waves.to(dtype) for waves in self.waves]
+        self.keep, self.change = first.new_empty((2, len(self.waves[0]), self.products.shape[2]))
+        self._top = first.new_empty(self.products.shape[2])
+        self._row = torch.arange(num, device=first.device)
 
     def score(self, k: int) -> None:
         """Both parts of the score of a class."""
-        parts = zip(self._bank._banks[k], self._images, self.waves, strict=True)
-        for (bank, images, waves), score in zip(parts, (self.keep, self.change), strict=True):
-            for part, image, product in zip(
-                bank[: len(images)], images, self._products, strict=True
-            ):
+        for parity, score in enumerate((self.keep, self.change)):
+            parts = self._banks[k][parity], self._images[parity], self._parts[parity]
+            for part, image, product in zip(*parts, strict=True):
                 torch.bmm(part, image, out=product)
-            torch.mm(waves, self._flat, out=score)
+            torch.mm(self._waves[parity], self.products[parity], out=score)
 
-    def best(self, k: int, either: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-        """Maximum over rotation and shift: score and shift index, ``[n]`` each.
+    def best(self, k: int, cost: Tensor, even: Tensor, odd: Tensor) -> Tensor:
+        """Index of the shift of the best pose ``[n]``.
 
         The place of a maximum takes far longer to find than its value, so that only that over
         shifts is found here. Nothing is left of the parts of the score: memory.
 
         Args:
             k: class.
-            either: where to put the better of every two opposite rotations there ``[r/2 n]``.
-            odd: where to put the products of the odd orders there ``[2m n]``.
+            cost: what is subtracted from the scores at each shift ``[t n]``.
+            even: where to put the products of the even orders there ``[2m n]``.
+            odd: those of the odd orders.
         """
         self.score(k)
         self.keep.add_(self.change.abs_())
         torch.amax(self.keep, 0, out=self._top)
-        at_shift = self._top.view(self._bank.num_shifts, -1)
-        best, shift = (at_shift if self._cost is None else at_shift - self._cost).max(dim=0)
+        shift = (self._top.view(self._shifts, -1) - cost).argmax(dim=0)
         place = shift * len(self._row) + self._row
-        torch.index_select(self.keep, 1, place, out=either)
-        torch.index_select(self._flat, 1, place, out=odd)
-        return best, shift
+        torch.index_select(self.products[0], 1, place, out=even)
+        torch.index_select(self.products[1], 1, place, out=odd)
+        return shift

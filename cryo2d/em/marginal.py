@@ -11,7 +11,7 @@ search at its rings, beyond which the spread leaves no signal. Weights of all po
 class at a time only, and are computed again where they are needed twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,6 +27,7 @@ from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.image import aligned, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
+_REST = 1e-6  # least part of the evidence of a class that is not in its cells
 _LEAST = 1e-3  # posterior weights below this are not worth their part of the sums
 
 
@@ -253,9 +254,7 @@ class Marginalise:
         inside = fine.logsumexp(1)
         # the norm is the same at every pose of a cell
         evidence = inside - 0.5 * alpha**2 * found.slice_pow
-        pair = particle * rest.shape[1] + classes
-        refined = segment_logsumexp(evidence, pair, rest.numel()).view_as(rest)
-        every = torch.logaddexp(refined, rest)  # [n k]
+        every = torch.logaddexp(self._by_class(evidence, cells, rest), rest)  # [n k]
         level = every - torch.log_softmax(every / temperature + log_prior, dim=1)
         return MarginalPosterior(
             logs=logs,
@@ -268,6 +267,54 @@ class Marginalise:
             level=level,
             spread=spread,
         )
+
+    def evidences(
+        self, scorer: PoseScorer, images: WeightedImages, contrasts: Sequence[float]
+    ) -> Tensor:
+        """Log evidence of every class, its average at some contrasts ``[n k c]``.
+
+        One search serves them all: the cells are those of the least contrast, which are the most.
+
+        Args:
+            scorer: references of the iteration.
+            images: weighted particles.
+            contrasts: of the averages.
+        """
+        bank, alpha, norm = scorer.coarse, images.scale, scorer.coarse_norm(images)
+        cost, parts = bank.shift_cost(scorer.pull), scorer.coarse_parts(images)
+        columns, least = [], min(contrasts)
+        for k in range(bank.num_classes):
+            logs = bank.scores(parts, k).mul_(alpha)
+            by_shift = logs.unflatten(0, (-1, bank.num_shifts))
+            every = [(c * by_shift - cost).flatten(0, 1).logsumexp(0) for c in contrasts]
+            by_shift.mul_(least).sub_(cost)
+            most, place = logs.topk(min(self.per_class, len(logs)), dim=0)
+            most = most.T - least**2 * norm[:, k, None]
+            columns.append((most, place.T, torch.stack(every, dim=1)))
+        value, place, total = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
+        cells = self._cells(scorer, value, place, scorer.search.margin)
+        pair = particle, classes = cells.start.particle, cells.start.classes
+        moved, alpha = cost[cells.index % bank.num_shifts, 0], alpha[particle]
+        still = scorer.fine.scores(scorer.fine_samples(images), cells.start)
+        at_one = scorer.fine.pulled(still, cells.start, scorer.pull_on(alpha))
+        power = (images.transfer[particle, : scorer.rings] * scorer.power[classes]).sum(1)
+        found = []
+        for c, coarse in zip(contrasts, total.unbind(2), strict=True):
+            own = c / least * (cells.coarse + least**2 * norm[pair] + moved) - moved
+            taken = torch.zeros_like(coarse).index_put_(
+                pair, torch.exp(own - coarse[pair]), accumulate=True
+            )
+            rest = coarse - c**2 * norm + torch.log((1.0 - taken).clamp(min=_REST))
+            fine = (at_one + (c - 1.0) * still) * alpha[:, None] + scorer.fine.local.share.log()
+            inside = fine.logsumexp(1) - 0.5 * (c * alpha) ** 2 * power
+            found.append(torch.logaddexp(self._by_class(inside, cells, rest), rest))
+        return torch.stack(found, dim=2)
+
+    @staticmethod
+    def _by_class(evidence: Tensor, cells: Cells, like: Tensor) -> Tensor:
+        """Log evidence of the cells together ``[n k]``, from that of each ``[p]``."""
+        pair = cells.start.particle * like.shape[1] + cells.start.classes
+        return segment_logsumexp(evidence, pair, like.numel()).view_as(like)
 
     def _search(
         self, logs: CoarseLogs, margin: float
@@ -287,7 +334,7 @@ class Marginalise:
         pair = cells.start.particle, cells.start.classes
         inside = torch.exp(cells.coarse - total[pair])
         taken = torch.zeros_like(total).index_put_(pair, inside, accumulate=True)
-        rest = total + torch.log((1.0 - taken).clamp(min=1e-6))
+        rest = total + torch.log((1.0 - taken).clamp(min=_REST))
         return cells, rest, (spread[0], spread[1])
 
     def _cells(self, scorer: PoseScorer, value: Tensor, place: Tensor, margin: float) -> Cells:

@@ -182,7 +182,9 @@ class OnlineEM(torch.optim.Optimizer):
         described, self.begun = None, self.begun[:0]
         recent = self._recent(stats)
         if not whole:
-            running, described = self._repopulated(running, recent, variety, iteration)
+            running, described = each.together(
+                self._repopulated, running, recent, variety, iteration
+            )
         solution = each.solved(running)
         if self.recenter is not None and not whole:
             shift = self.recenter.shift(solution.averages)
@@ -286,6 +288,10 @@ class _ClassByClass:
             return self.solver(stats.of_classes(rows), apart=self.apart, particle=particle)
 
         return Solution.joined(self.workers(some, self._groups(stats)))
+
+    def together(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Work that needs all classes."""
+        return self.workers(lambda _, given: work(*given), [arguments])[0]
 
     def moved(self, solution: Solution, shift: Tensor, stats: SufficientStats) -> Solution:
         """The solution of sums that were moved by ``shift`` ``[k 2]`` (pixel) since."""

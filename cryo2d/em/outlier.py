@@ -21,7 +21,7 @@ from torch import Tensor
 
 LIMIT = 0.65  # outlier measure beyond which a particle counts as junk
 BLOB = 2.0  # variance of the gain that noise gives the free blob
-NOISE = 3.0  # standard deviations below the typical gain that noise hardly takes a particle
+NOISE = 2.5  # standard deviations below the typical gain that noise hardly takes a particle
 _ENOUGH = 10  # members that tell what is typical of a class
 
 

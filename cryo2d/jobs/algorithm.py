@@ -64,8 +64,7 @@ def judge_of(cfg: DictConfig, known: KeepPoses | None) -> Judge | None:
     wanted: bool | None = cfg.model.cross_posteriors
     if wanted is False or known is not None:
         return None
-    each = wanted or not forces_max(cfg)
-    return Judge(Marginalise(), None if each else SAMPLE)
+    return Judge(Marginalise(), None if wanted else SAMPLE)
 
 
 def expectation_of(cfg: DictConfig) -> Expectation:

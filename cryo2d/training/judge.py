@@ -30,7 +30,7 @@ from cryo2d.em.score import PoseScorer
 from cryo2d.physics.preprocess import WeightedImages
 from cryo2d.types import Assignments
 
-SAMPLE = 1000  # particles that tell how far the posteriors of all can be believed
+SAMPLE = 3000  # particles that tell how far the posteriors of all can be believed
 CONTRASTS = (0.6, 1.0, 1.2)  # of the averages, at which the sample sees them
 SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _ENOUGH = 20  # of the sample, below which nothing is fitted
@@ -45,7 +45,7 @@ class Judge:
     """Class posteriors by averages of the other half-set.
 
     Attributes:
-        expectation: the E-step that judges.
+        expectation: sums over the poses.
         sample: so many particles are judged, by which all are calibrated; None to judge each
             particle and to tell that.
     """
@@ -77,7 +77,7 @@ class Judgement:
     """The judgement of one iteration.
 
     Attributes:
-        expectation: the E-step that judges.
+        expectation: sums over the poses.
         same: whether two classes show the same view ``[k k]``, 0 or 1.
         every: particles of the run for one of the sample.
         seen: log evidence of every class at the :data:`CONTRASTS` for each particle of the sample
@@ -104,20 +104,14 @@ class Judgement:
             rows = (stays & (images.index % self.every == 0)).nonzero()[:, 0]
             if len(rows):
                 few = images[rows]
-                looks = [self._evidence(few, other, contrast) for contrast in CONTRASTS]
-                self.seen[few.index // self.every] = torch.stack(looks, dim=2)
+                looks = self.expectation.evidences(other, few, CONTRASTS)
+                self.seen[few.index // self.every] = looks
             return found
-        classes = self._evidence(images, other, 1.0).softmax(1)
+        classes = self.expectation.evidences(other, images, (1.0,))[..., 0].softmax(1)
         own = (classes * self.same[found.class_index]).sum(1)
         own = torch.where(stays, own, found.class_posterior)
         ess = torch.where(stays, 1.0 / classes.square().sum(1), found.class_ess)
         return replace(found, class_posterior=own, class_ess=ess)
-
-    def _evidence(self, images: WeightedImages, other: PoseScorer, contrast: float) -> Tensor:
-        """Log evidence of each class ``[n k]``, its average scaled."""
-        prior = images.image.real.new_zeros(other.coarse.num_classes)
-        images = replace(images, scale=contrast * images.scale)
-        return self.expectation(other, images, log_prior=prior, uncertainty=1.0).evidence
 
     def told(self, found: Mapping[str, Tensor]) -> Tensor:
         """The posteriors that are told in the end ``[n]``.

@@ -36,7 +36,7 @@ class Threads:
         Args:
             work: is given the number of the thread that does it, from 0 on, and the item; it takes
                 no gradients.
-            items: dealt out to the threads in turn.
+            items: dealt out to the threads in turn; one alone has the cores for its operations.
         """
         if self.count == 1:
             return [work(0, item) for item in items]
@@ -47,8 +47,10 @@ class Threads:
 
         before = torch.get_num_threads()
         # the matrix library has one number for all threads
-        torch.set_num_threads(1)
+        torch.set_num_threads(self.count if len(items) == 1 else 1)
         try:
+            if len(items) == 1:
+                return [work(0, items[0])]
             shares = [self._pool.submit(share, thread) for thread in range(self.count)]
             wait(shares)  # for all of them, even if one fails: they share what they work on
             found = [iter(share.result()) for share in shares]

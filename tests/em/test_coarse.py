@@ -111,6 +111,29 @@ def test_products_are_rounded_on_a_gpu_alone_and_there_for_the_search_alone(devi
     assert torch.get_float32_matmul_precision() == before
 
 
+def test_products_of_few_bits_find_what_exact_ones_do(device, monkeypatch):
+    data = synthetic(200, rings=10, num_classes=3, sigma=0.5)
+    images = data.grid.harmonics(data.weighted(device).image)
+    averages = data.grid.harmonics(data.grid.sample(data.averages.to(device)))
+    settings = {
+        "band": torch.ones(10),
+        "shifts": shift_disc(3.0, 1.6),
+        "num_rotations": 64,
+        "offset": OFFSET,
+        "extent": 32.0,
+    }
+    found = []
+    for kind in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("cryo2d.em.coarse.product_type", lambda device, kind=kind: kind)
+        bank = CoarseBank(averages, data.grid, **settings)
+        found.append(bank.best(bank.parts(images)))
+    exact, rounded = found
+    spread = float(exact.cross.std())
+    assert 0.0 < float((rounded.cross - exact.cross).square().mean().sqrt()) < 1e-2 * spread
+    assert float((rounded.shift == exact.shift).float().mean()) > 0.95
+    assert float((rounded.psi == exact.psi).float().mean()) > 0.95
+
+
 @pytest.mark.parametrize("extent", [16.0, 24.0, 32.0])
 def test_blocks_hold_the_power_of_an_image_inside_the_disc(extent, device):
     data = synthetic(1, rings=15)
@@ -126,6 +149,7 @@ def test_blocks_hold_the_power_of_an_image_inside_the_disc(extent, device):
     assert int((~inside).sum()) > 0.15 * inside.numel()
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_between_the_rotations_lies_the_true_one(device):
     data = synthetic(12, rings=10, sigma=0.0)
     images = data.grid.harmonics(data.weighted(device).image)
@@ -141,9 +165,11 @@ def test_between_the_rotations_lies_the_true_one(device):
     found, row = bank.best(bank.parts(images)), torch.arange(12)
     step = 2 * math.pi / 64
     searched, between = (
-        angle_between(psi.cpu()[row, data.classes], data.psi) for psi in (found.psi, found.between)
+        angle_between(psi.cpu()[row, data.classes], data.psi) for psi in (found.psi, found.peak_psi)
     )
     assert float(searched.max()) <= step
     assert float(between.square().mean()) < 0.3 * float(searched.square().mean())
-    away = angle_between(found.between.cpu(), found.psi.cpu())
+    away = angle_between(found.peak_psi.cpu(), found.psi.cpu())
     assert float(away.max()) <= step + 1e-4
+    assert bool((found.peak_cross >= found.cross).all())
+    assert float((found.peak_cross - found.cross).max()) > 0.0

@@ -85,6 +85,23 @@ def test_class_posterior_is_that_of_the_sum_over_poses(sigma, pull, device):
         np.testing.assert_allclose(found[row], exact / exact.sum(), atol=0.06)
 
 
+@pytest.mark.parametrize("pull", [0.0, 0.5])
+@pytest.mark.parametrize(("sigma", "atol"), [(1.0, 0.6), (2.0, 0.1)])
+def test_one_search_gives_the_evidence_at_every_contrast(sigma, atol, pull, device):
+    data = synthetic(40, sigma=sigma)
+    images, none = data.weighted(device), torch.zeros(3, device=device)
+    scorer = scorer_of(data, device, pull=torch.tensor(pull, device=device))
+    step, contrasts = Marginalise(), (0.6, 1.0, 1.2)
+    together = step.evidences(scorer, images, contrasts)
+    for found, contrast in zip(together.unbind(2), contrasts, strict=True):
+        seen_so = dataclasses.replace(images, scale=contrast * images.scale)
+        own = step(scorer, seen_so, log_prior=none, uncertainty=1.0).evidence
+        alone = step.evidences(scorer, seen_so, (1.0,))[..., 0]
+        near = own > own.amax(1, keepdim=True) - 8.0
+        torch.testing.assert_close(alone[near], own[near], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found[near], own[near], rtol=1e-4, atol=atol)
+
+
 @pytest.mark.parametrize("uncertainty", [1.0, 3.0])
 @pytest.mark.parametrize("sigma", [0.3, 2.0, 10.0])
 def test_every_particle_counts_once(sigma, uncertainty, device):
@@ -141,6 +158,7 @@ def test_the_sums_are_those_of_all_poses_with_their_weights(device):
         torch.testing.assert_close(getattr(stats, name), exact, atol=0.02 * scale, rtol=0)
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_gathering_is_the_adjoint_of_scoring(device):
     data = synthetic(7, sigma=0.5)
     images, scorer = data.weighted(device), scorer_of(data, device)

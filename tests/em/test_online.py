@@ -219,6 +219,7 @@ def test_noise_has_a_floor(device):
     torch.testing.assert_close(found[0, 6:], torch.full((6,), 0.05, device=device))
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_log_likelihood_does_not_fall(device):
     # batch EM, no prior, no mask, fixed noise, poses maximised: every iteration is an improvement
     data = synthetic(60, sigma=0.8, reach=1.5, seed=3)

@@ -80,8 +80,10 @@ def test_every_store_serves_the_same_batches(source: Path, tmp_path: Path) -> No
             streams = [BatchStream(one, rows, 4) for one in (found, memory)]
             assert len(streams[0]) == len(list(streams[0]))
             for ours, theirs in zip(*streams, strict=True):
-                for name in ("index", "rings", "optics", "half", "scale"):
+                for name in ("index", "optics", "half", "scale"):
                     assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+                # kept as float16; transforms of many particles and of few round differently
+                torch.testing.assert_close(ours.rings, theirs.rings, rtol=2e-3, atol=1e-4)
                 assert torch.equal(ours.ctf.defocus_u, theirs.ctf.defocus_u)
 
 

@@ -94,4 +94,5 @@ def test_contrasts_stay_where_they_were_seen(device):
     seen = seen_of(torch.tensor([2.0, 0.1]), torch.arange(400) % 2, power=20.0).to(device)
     found = contrasts(seen)
     torch.testing.assert_close(found.cpu(), torch.tensor((CONTRASTS[-1], CONTRASTS[0])))
-    torch.testing.assert_close(at_contrast(seen, torch.ones(2, device=device)), seen[:, :, 1])
+    there = at_contrast(seen, torch.ones(2, device=device))
+    torch.testing.assert_close(there, seen[:, :, 1], rtol=1e-5, atol=1e-4)
