@@ -338,18 +338,24 @@ class _Room:
         self._parts = [part.split(orders) for part in room]  # as many even as odd orders
         self.products = room.view(2, 2 * sum(orders), -1)
         self.waves = [waves[:, : self.products.shape[1]].contiguous() for waves in bank._waves]
-        self._waves = [waves.to(dtype) for waves in self.waves]
         self.keep, self.change = first.new_empty((2, len(self.waves[0]), self.products.shape[2]))
-        self._top = first.new_empty(self.products.shape[2])
+        waves = [waves.to(dtype) for waves in self.waves]
+        parts = self.keep, self.change
+        self._parities = list(zip(waves, self.products, parts, strict=True))
         self._row = torch.arange(num, device=first.device)
 
     def score(self, k: int) -> None:
         """Both parts of the score of a class."""
-        for parity, score in enumerate((self.keep, self.change)):
+        self._multiply(k)
+        for waves, products, part in self._parities:
+            torch.mm(waves, products, out=part)
+
+    def _multiply(self, k: int) -> None:
+        """Products of a class at every shift."""
+        for parity in (0, 1):
             parts = self._banks[k][parity], self._images[parity], self._parts[parity]
             for part, image, product in zip(*parts, strict=True):
                 torch.bmm(part, image, out=product)
-            torch.mm(self._waves[parity], self.products[parity], out=score)
 
     def best(self, k: int, cost: Tensor, even: Tensor, odd: Tensor) -> Tensor:
         """Index of the shift of the best pose ``[n]``.
@@ -363,11 +369,22 @@ class _Room:
             even: where to put the products of the even orders there ``[2m n]``.
             odd: those of the odd orders.
         """
-        self.score(k)
-        self.keep.add_(self.change.abs_())
-        torch.amax(self.keep, 0, out=self._top)
-        shift = (self._top.view(self._shifts, -1) - cost).argmax(dim=0)
+        self._multiply(k)
+        (waves, products, _), (turning, others, change) = self._parities
+        torch.mm(turning, others, out=change)
+        # the better of every two opposite rotations
+        either = change.abs_().addmm_(waves, products)
+        top = _largest(either).view(self._shifts, -1)
+        shift = (top - cost).max(dim=0).indices
         place = shift * len(self._row) + self._row
-        torch.index_select(self.products[0], 1, place, out=even)
-        torch.index_select(self.products[1], 1, place, out=odd)
+        for found, products in ((even, self.products[0]), (odd, self.products[1])):
+            torch.gather(products, 1, place.expand(len(products), -1), out=found)
         return shift
+
+
+def _largest(scores: Tensor) -> Tensor:
+    """Maximum over the rotations ``[r t*n]`` of scores of which one is positive."""
+    if scores.dtype != torch.bfloat16:
+        return scores.amax(0)
+    # as integers positive numbers have the same order, and their maxima are found far sooner
+    return scores.view(torch.int16).amax(0).view(torch.bfloat16)

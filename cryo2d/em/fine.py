@@ -108,6 +108,7 @@ class LocalGrid:
         edge[0] = edge[-1] = 0.5
         share = edge[:, None, None] * edge[:, None] * edge
         self.share = (share / share.sum()).flatten()
+        self._phases: dict[PolarGrid, Tensor] = {}  # of the moves
 
     @classmethod
     def covering(
@@ -127,21 +128,34 @@ class LocalGrid:
         stride = math.ceil((rotation_step / sample + 1.0) / steps - 1e-6)
         return cls(steps * stride * sample, shift_step, steps, device)
 
-    def gather(self, grid: PolarGrid, aligned: Tensor, weights: Tensor) -> Tensor:
-        """Images moved by every pose of the grid, weighted and summed.
+    def mixed(self, aligned: Tensor, weights: Tensor) -> Tensor:
+        """Images summed with the weights that they have at each pose of the grid.
 
         Args:
-            grid: polar grid of the images.
             aligned: images in their class's frame at the coarse pose ``[p a s]``.
             weights: of the poses ``[p r*q]``.
 
         Returns:
+            Real and imaginary parts ``[r*q 2as]``, as additive as the images.
+        """
+        return weights.T @ torch.view_as_real(aligned).flatten(1)
+
+    def gather(self, grid: PolarGrid, mixed: Tensor) -> Tensor:
+        """Images moved by every pose of the grid and summed.
+
+        Args:
+            grid: polar grid of the images.
+            mixed: what :meth:`mixed` gave ``[r*q 2as]``.
+
+        Returns:
             Circular harmonics ``[m s]``.
         """
-        flat = torch.view_as_real(aligned).flatten(1)
-        mixed = (weights.T @ flat).view(self.width, -1, *aligned.shape[1:], 2)
-        moved = (torch.view_as_complex(mixed) * shift_phase(grid, self.moves)).sum(1)  # [r a s]
-        return (grid.harmonics(moved) * rotation_phase(self.turns, grid.num_angles)).sum(0)
+        shape = self.width, -1, grid.num_angles, grid.num_rings, 2
+        if grid not in self._phases:
+            self._phases[grid] = shift_phase(grid, self.moves)
+        moved = torch.view_as_complex(mixed.view(shape)) * self._phases[grid]
+        rings = moved.sum(1)  # [r a s]
+        return (grid.harmonics(rings) * rotation_phase(self.turns, grid.num_angles)).sum(0)
 
 
 class FineBank:

@@ -11,6 +11,7 @@ search at its rings, beyond which the spread leaves no signal. Weights of all po
 class at a time only, and are computed again where they are needed twice.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.image import aligned, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
+_FAINT = 1e-35  # part of a sum that is as good as nothing
 _REST = 1e-6  # least part of the evidence of a class that is not in its cells
 _LEAST = 1e-3  # posterior weights below this are not worth their part of the sums
 
@@ -159,20 +161,23 @@ class MarginalPosterior:
             alone.add_to(stats, grid, images, taken)
 
     def _add_cells(self, stats: SufficientStats, grid: PolarGrid, images: WeightedImages) -> None:
-        chunk = images_at_once(images.image.device)
         local = self.logs.scorer.fine.local
+        alpha = images.scale[self.cells.start.particle]
+        share, square = self.weight * alpha, self.weight * alpha**2
         for k, rows in _by_class(self.cells.start.classes, self.weight >= _LEAST):
             for half in (0, 1):
                 inside = rows[images.half[self.cells.start.particle[rows]] == half]
-                for part in inside.split(chunk) if len(inside) else ():
-                    start, weight = self.cells.start[part], self.weight[part]
-                    row = start.particle
-                    still = aligned(grid, images.image, row, start.psi, start.shift)
-                    alpha = images.scale[row]
-                    share = self.local[part] * (weight * alpha)[:, None]
-                    stats.num[half, k] += local.gather(grid, still, share)
-                    stats.den[half, k] += (weight * alpha**2) @ images.transfer[row]
-                    stats.count[half, k] += weight.sum()
+                if not len(inside):
+                    continue
+                mixed = torch.zeros((), device=alpha.device)
+                for part in inside.split(images_at_once(alpha.device)):
+                    start = self.cells.start[part]
+                    still = aligned(grid, images.image, start.particle, start.psi, start.shift)
+                    mixed = mixed + local.mixed(still, self.local[part] * share[part, None])
+                stats.num[half, k] += local.gather(grid, mixed)
+                row = self.cells.start.particle[inside]
+                stats.den[half, k] += square[inside] @ images.transfer[row]
+                stats.count[half, k] += self.weight[inside].sum()
 
     def _add_rest(self, stats: SufficientStats, images: WeightedImages) -> None:
         coarse = self.logs.scorer.coarse
@@ -182,7 +187,7 @@ class MarginalPosterior:
                 rows = ((self.rest[:, k] >= _LEAST) & (images.half == half)).nonzero()[:, 0]
                 if not len(rows):
                     continue
-                weights = torch.exp(self.logs(k, rows) - self.level[rows, k])
+                weights = raised_(self.logs(k, rows).sub_(self.level[rows, k]))
                 self._leave_cells_out(weights, k, rows)
                 alpha, rest = images.scale[rows], self.rest[rows, k]
                 summed = coarse.gather(take_images(self.logs.parts, rows), weights * alpha)
@@ -198,6 +203,20 @@ class MarginalPosterior:
         place = column[start.particle]
         mine = (start.classes == k) & (place >= 0)
         weights[self.cells.index[mine], place[mine]] = 0.0
+
+
+def raised_(logs: Tensor) -> Tensor:
+    """Exponentials of logarithms that hardly exceed 0, in place, and at least :data:`_FAINT`.
+
+    What float32 holds with fewer bits than usual takes ten times as long.
+    """
+    return logs.clamp_(min=math.log(_FAINT)).exp_()
+
+
+def log_total_(logs: Tensor) -> Tensor:
+    """Log of the summed exponentials over the first axis; what it is given is lost."""
+    top = logs.amax(0)
+    return top + raised_(logs.sub_(top)).sum(0).log()
 
 
 def _by_class(classes: Tensor, kept: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -261,7 +280,7 @@ class Marginalise:
             cells=cells,
             found=found,
             weight=torch.exp(evidence - level[particle, classes]),
-            local=torch.exp(fine - inside[:, None]),
+            local=raised_(fine.sub_(inside[:, None])),
             rest=torch.exp(rest - level),
             evidence=every,
             level=level,
@@ -286,7 +305,7 @@ class Marginalise:
         for k in range(bank.num_classes):
             logs = bank.scores(parts, k).mul_(alpha)
             by_shift = logs.unflatten(0, (-1, bank.num_shifts))
-            every = [(c * by_shift - cost).flatten(0, 1).logsumexp(0) for c in contrasts]
+            every = [log_total_((c * by_shift - cost).flatten(0, 1)) for c in contrasts]
             by_shift.mul_(least).sub_(cost)
             most, place = logs.topk(min(self.per_class, len(logs)), dim=0)
             most = most.T - least**2 * norm[:, k, None]
@@ -324,7 +343,7 @@ class Marginalise:
         for k in range(bank.num_classes):
             weights = logs(k)
             most, place = weights.topk(min(self.per_class, len(weights)), dim=0)
-            raised = weights.sub_(most[0]).exp_().view(-1, bank.num_shifts, weights.shape[1])
+            raised = raised_(weights.sub_(most[0])).view(-1, bank.num_shifts, weights.shape[1])
             over_shift, over_rotation = raised.sum(1), raised.sum(0)
             whole = over_rotation.sum(0)
             numbers = (whole**2 / part.square().sum(0) for part in (over_shift, over_rotation))
