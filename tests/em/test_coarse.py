@@ -6,7 +6,7 @@ import torch
 from reference import frequencies, plane_sum, polar, seen, turn
 from synthetic import angle_between, synthetic
 
-from cryo2d.em.coarse import CoarseBank, blocks_of, rounded_products
+from cryo2d.em.coarse import CoarseBank, blocks_of, product_type, rounded_products
 from cryo2d.em.search import shift_disc
 from cryo2d.physics.mask import circular_mask
 
@@ -109,6 +109,26 @@ def test_products_are_rounded_on_a_gpu_alone_and_there_for_the_search_alone(devi
         inside = torch.get_float32_matmul_precision()
     assert inside == ("high" if device.type == "cuda" else before)
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("has", "kind"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx2": True, "amx_bf16": True}, torch.bfloat16),
+        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_products_have_few_bits_where_the_cpu_is_made_for_them(has, kind, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert product_type(torch.device("cpu")) == kind
+    assert product_type(torch.device("cuda")) == torch.float32
+
+
+def test_an_old_torch_multiplies_all_bits(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert product_type(torch.device("cpu")) == torch.float32
 
 
 def test_products_of_few_bits_find_what_exact_ones_do(device, monkeypatch):

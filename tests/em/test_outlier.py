@@ -135,7 +135,7 @@ def test_what_noise_explains_is_no_junk():
     for expected in (12.0, 40.0, 300.0):
         typical = torch.full((20_000,), expected)
         gain = expected + (2.0 * expected) ** 0.5 * torch.randn(20_000, generator=generator)
-        assert float(is_junk(gain, typical).float().mean()) < 0.003
+        assert float(is_junk(gain, typical).float().mean()) < 0.007
     # of small particles an empty box cannot be told, of large ones it can
     empty = torch.zeros(3)
     assert is_junk(empty, torch.tensor([12.0, 40.0, 300.0])).tolist() == [False, True, True]

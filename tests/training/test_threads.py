@@ -49,8 +49,8 @@ def test_each_thread_computes_alone_and_without_gradients():
 
     with torch.no_grad():
         assert Threads(2)(work, range(2)) == [(1, False), (1, False)]
-        # a single item too: torch's own threads are of no use to it
-        assert Threads(2)(work, range(1)) == [(1, False)]
+        # a single item has all of torch's own threads
+        assert Threads(2)(work, range(1)) == [(2, False)]
     assert torch.get_num_threads() == 2
 
 
