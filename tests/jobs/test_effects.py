@@ -165,13 +165,13 @@ def test_the_mask_cuts_the_averages(guided):
 
 
 def test_full_correction_beats_flipping_beats_none(tmp_path):
-    stack = made(tmp_path, snr=0.25, defocus_min=25000.0, defocus_max=40000.0)
+    stack = made(tmp_path, snr=0.25, defocus_min=25000.0, defocus_max=40000.0, seed=5)
     found = {
         kind: classified(stack, *SHORT, *from_views(stack), f"model.ctf={kind}")
         for kind in ("full", "flip", "none")
     }
     like = {kind: agreement(run, stack) for kind, run in found.items()}
-    assert like["full"] > like["flip"]
+    assert like["full"] > like["flip"] + 0.02
     assert like["flip"] > like["none"] + 0.1
     right = {kind: pose_errors(run, stack).right for kind, run in found.items()}
     assert right["full"] > max(right["flip"], right["none"]) + 0.1
