@@ -29,16 +29,14 @@ class CoarseBest:
     Attributes:
         cross: Re<CTF X / sigma^2, A> at that pose, less what its shift costs.
         psi: rotation image -> class (radian).
+        between: the same, interpolated between the rotations that were searched (radian).
         shift: index of the class-frame shift.
-        peak_cross: ``cross``, interpolated between the rotations that were searched.
-        peak_psi: rotation of that (radian).
     """
 
     cross: Tensor
     psi: Tensor
+    between: Tensor
     shift: Tensor
-    peak_cross: Tensor
-    peak_psi: Tensor
 
 
 # Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
@@ -259,11 +257,11 @@ class CoarseBank:
         turned = torch.cat((keep + change, keep - change), dim=1)  # at every rotation
         cross, r = turned.max(dim=1, keepdim=True)
         near = (turned.gather(1, (r + step) % len(self.psi)) for step in (-1, 0, 1))
-        offset, gain = parabola_peak(*near)
+        offset, _ = parabola_peak(*near)
         psi, step = self.psi[r], 2.0 * math.pi / len(self.psi)
-        cross = cross - cost.gather(0, shift)[:, None]
-        found = cross, psi, shift[:, None], cross + gain, psi + step * offset
-        return [column[:, 0].T for column in found]
+        cross = cross[:, 0] - cost.gather(0, shift)
+        columns = cross, psi[:, 0], (psi + step * offset)[:, 0], shift
+        return [column.T for column in columns]
 
     def shift_cost(self, pull: Tensor) -> Tensor:
         """What every shift costs ``[t n]``, if one by one pixel costs so much ``[n]`` or ``[]``."""

@@ -167,7 +167,7 @@ class PoseScorer:
         temperature = uncertainty**2
         pull = temperature * self.pull_on(images.scale)
         best = self.coarse.best(self.coarse_parts(images), pull)
-        coarse = images.scale[:, None] * best.peak_cross - self.coarse_norm(images)
+        coarse = images.scale[:, None] * best.cross - self.coarse_norm(images)
         coarse = coarse + temperature * log_prior
         count = min(self.search.num_candidates(uncertainty), coarse.shape[1])
         value, classes = coarse.topk(count, dim=1)
@@ -176,7 +176,7 @@ class PoseScorer:
         particle = row[:, None].expand_as(classes)
         order = classes[near].argsort(stable=True)
         particle, classes = particle[near][order], classes[near][order]
-        psi = best.peak_psi[particle, classes]
+        psi = best.between[particle, classes]
         shift = self.image_shift(best.shift[particle, classes], psi)
         found = self.fine.refine(
             self.fine_samples(images),

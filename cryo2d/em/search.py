@@ -46,7 +46,7 @@ class PoseSearch:
     max_shift: float
     coarse_detail: float = 1.0 / 12.0
     candidates: int = 8
-    margin: float = 9.0
+    margin: float = 12.0
     fine_steps: int = 4
 
     def num_candidates(self, uncertainty: float) -> int:
