@@ -312,18 +312,15 @@ class Marginalise:
             columns.append((most, place.T, torch.stack(every, dim=1)))
         value, place, total = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
         cells = self._cells(scorer, value, place, scorer.search.margin)
-        pair = particle, classes = cells.start.particle, cells.start.classes
-        moved, alpha = cost[cells.index % bank.num_shifts, 0], alpha[particle]
+        pair = cells.start.particle, cells.start.classes
+        moved, alpha = cost[cells.index % bank.num_shifts, 0], alpha[cells.start.particle]
         still = scorer.fine.scores(scorer.fine_samples(images), cells.start)
         at_one = scorer.fine.pulled(still, cells.start, scorer.pull_on(alpha))
-        power = (images.transfer[particle, : scorer.rings] * scorer.power[classes]).sum(1)
+        power = scorer.slice_power(images, cells.start)
         found = []
         for c, coarse in zip(contrasts, total.unbind(2), strict=True):
             own = c / least * (cells.coarse + least**2 * norm[pair] + moved) - moved
-            taken = torch.zeros_like(coarse).index_put_(
-                pair, torch.exp(own - coarse[pair]), accumulate=True
-            )
-            rest = coarse - c**2 * norm + torch.log((1.0 - taken).clamp(min=_REST))
+            rest = self._beside(coarse, pair, own) - c**2 * norm
             fine = (at_one + (c - 1.0) * still) * alpha[:, None] + scorer.fine.local.share.log()
             inside = fine.logsumexp(1) - 0.5 * (c * alpha) ** 2 * power
             found.append(torch.logaddexp(self._by_class(inside, cells, rest), rest))
@@ -351,10 +348,20 @@ class Marginalise:
         value, place, total, *spread = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
         cells = self._cells(logs.scorer, value, place, margin)
         pair = cells.start.particle, cells.start.classes
-        inside = torch.exp(cells.coarse - total[pair])
-        taken = torch.zeros_like(total).index_put_(pair, inside, accumulate=True)
-        rest = total + torch.log((1.0 - taken).clamp(min=_REST))
-        return cells, rest, (spread[0], spread[1])
+        return cells, self._beside(total, pair, cells.coarse), (spread[0], spread[1])
+
+    @staticmethod
+    def _beside(total: Tensor, pair: tuple[Tensor, Tensor], cells: Tensor) -> Tensor:
+        """Log evidence of the poses that are no cells ``[n k]``.
+
+        Args:
+            total: log evidence of all coarse poses ``[n k]``.
+            pair: particle and class of each cell ``[p]``.
+            cells: its log weight among those poses ``[p]``.
+        """
+        taken = torch.zeros_like(total)
+        taken.index_put_(pair, torch.exp(cells - total[pair]), accumulate=True)
+        return total + torch.log((1.0 - taken).clamp(min=_REST))
 
     def _cells(self, scorer: PoseScorer, value: Tensor, place: Tensor, margin: float) -> Cells:
         """The likeliest of the best poses of all classes: log weights and places ``[n k c]``."""

@@ -188,14 +188,16 @@ class PoseScorer:
         prior = log_prior[found.poses.classes] + self.log_shift(found.poses)
         return self.likelihood(images, found, temperature * prior)
 
+    def slice_power(self, images: WeightedImages, poses: Poses) -> Tensor:
+        """|CTF A / sigma|^2 of poses ``[p]``, which does not depend on the pose."""
+        return (images.transfer[poses.particle, : self.rings] * self.power[poses.classes]).sum(1)
+
     def likelihood(
         self, images: WeightedImages, found: RefinedPoses, log_prior: Tensor
     ) -> Candidates:
         """Log likelihood of refined poses, with their log prior ``[p]``."""
-        particle, classes = found.poses.particle, found.poses.classes
-        transfer = images.transfer[particle, : self.rings]
-        slice_pow = (transfer * self.power[classes]).sum(1)
-        alpha = images.scale[particle]
+        slice_pow = self.slice_power(images, found.poses)
+        alpha = images.scale[found.poses.particle]
         loglik = alpha * found.cross - 0.5 * alpha**2 * slice_pow
         return Candidates(
             poses=found.poses,

@@ -74,7 +74,7 @@ def test_every_store_gives_the_same(table: ParticleTable, tmp_path: Path, thread
         same_but_for_rounding(everything(filled), wanted)
         if not isinstance(filled.samples, torch.Tensor):
             twice = np.array([3, 0, 3, 8])
-            same_but_for_rounding(filled.samples(twice), wanted[twice])
+            torch.testing.assert_close(filled.samples(twice), wanted[twice], rtol=0, atol=0)
         assert filled.bad == memory.bad
         assert sum(told) in (0, COUNT)
     (bad,) = memory.bad
@@ -96,7 +96,7 @@ def test_a_second_run_reads_no_image(
     assert sum(asked) == COUNT
     for fraction in (0.8, 0.0):
         again = OnDisk(tmp_path / "cache", fraction).fill(prepared(table), ignored)
-        same_but_for_rounding(everything(again), everything(first))
+        torch.testing.assert_close(everything(again), everything(first), rtol=0, atol=0)
         assert again.bad == first.bad
     assert sum(asked) == COUNT
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_made_anew(
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         again = store.fill(prepared(table), ignored)
-    same_but_for_rounding(everything(again), wanted)
+    torch.testing.assert_close(everything(again), wanted, rtol=0, atol=0)
     assert len(caplog.messages) == 1
     assert f"{path} is damaged" in caplog.text
     SampleFile(path, path.stem)
@@ -215,7 +215,7 @@ def test_of_processes_at_the_same_time_one_reads(table: ParticleTable, tmp_path:
     found = [torch.load(path) for path in tmp_path.glob("*.pt")]
     assert len(found) == 3
     for samples in found:
-        same_but_for_rounding(samples, wanted)
+        torch.testing.assert_close(samples, wanted, rtol=0, atol=0)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -226,7 +226,7 @@ def test_runs_that_share_read_for_themselves_where_there_is_no_room(
     usage = type(shutil.disk_usage(tmp_path))(100, 90, 10)
     monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: usage)
     found = Shared(tmp_path / "cache").fill(prepared(table), ignored)
-    same_but_for_rounding(everything(found), wanted)
+    torch.testing.assert_close(everything(found), wanted, rtol=0, atol=0)
     assert "read by each run" in caplog.text
     assert list((tmp_path / "cache").iterdir()) == []
     with pytest.raises(EnvironmentFault, match="data.cache=off"):
@@ -255,7 +255,7 @@ def test_a_file_made_anew_by_another_process_stays(
     monkeypatch.setattr(store_module, "SampleFile", Slow)
     monkeypatch.setattr(store_module, "write_samples", None)
     again = everything(store.fill(prepared(table), ignored))
-    same_but_for_rounding(again, wanted)
+    torch.testing.assert_close(again, wanted, rtol=0, atol=0)
 
 
 def test_what_does_not_fit_is_said_before_anything_is_read(

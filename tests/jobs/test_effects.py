@@ -177,6 +177,7 @@ def test_full_correction_beats_flipping_beats_none(tmp_path):
     assert right["full"] > max(right["flip"], right["none"]) + 0.1
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_filters_of_the_averages(tmp_path):
     stack = made(tmp_path, snr=0.05)
     # what a mask of each average's own takes away is no filter's
@@ -188,7 +189,7 @@ def test_filters_of_the_averages(tmp_path):
     assert outer_power(none) > 3 * outer_power(full)
     # w = 2F / (1 + F) of both half-sets against F of one: the more, the less the halves agree
     inner, outer = ((first, first + 6) for first in (1, 7))
-    assert ring_power(full, *inner) > 1.05 * ring_power(half, *inner)
+    assert ring_power(full, *inner) > 1.1 * ring_power(half, *inner)
     assert ring_power(full, *outer) > 1.3 * ring_power(half, *outer)
 
 
@@ -277,11 +278,12 @@ def test_annealing_follows_the_iterations_unless_it_is_told(guided):
     assert [s.uncertainty for s in later] == pytest.approx([1.5, 1.5, 1.5, 1.5])
 
 
+@pytest.mark.usefixtures("exact_products")
 def test_shifts_beyond_the_largest_are_not_found(stack, guided):
     short, wide = guided("model.max_shift=2"), guided("model.max_shift=30")
     # the local search goes one step further than the grid
     assert longest_shift(short) < 2 + PIXEL
-    assert longest_shift(wide) > 12
+    assert longest_shift(wide) > 15
     assert pose_errors(short, stack).angstrom > 1.3 * pose_errors(guided(), stack).angstrom
 
 
