@@ -14,7 +14,7 @@ less: 0 for most particles, 1 where the blob does as well as the average. Gains 
 of a molecule, so that small particles are measured by their own class.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 LIMIT = 0.65  # outlier measure beyond which a particle counts as junk
 BLOB = 2.0  # variance of the gain that noise gives the free blob
 NOISE = 2.5  # standard deviations below the typical gain that noise hardly takes a particle
+USUAL = 0.8  # share of the junk whose gain is what junk gains
 _ENOUGH = 10  # members that tell what is typical of a class
 
 
@@ -58,13 +59,31 @@ class Gathering:
 
     Attributes:
         into: the class that takes it in.
-        stay: classes that keep their particles ``[k]`` (bool).
+        stay: classes of junk, which keep theirs, so that none is emptied ``[k]`` (bool).
+        known: classes of which it is known what their members gain ``[k]`` (bool).
+        usual: what few of those in the classes of junk gain more than (scalar).
         log_prior: log weight of each class ``[k]``: -inf for one that was emptied for junk.
     """
 
     into: int
     stay: Tensor
+    known: Tensor
+    usual: Tensor
     log_prior: Tensor
+
+    def takes(self, gain: Tensor, typical: Tensor, classes: Tensor) -> Tensor:
+        """Which particles it takes in ``[n]`` (bool).
+
+        Those that are no members of their class; of classes begun anew, of which nothing is known
+        yet, those that gain what junk gains.
+
+        Args:
+            gain: over a free blob ``[n]``.
+            typical: of the class of each ``[n]``.
+            classes: class of each ``[n]``.
+        """
+        apart = torch.where(self.known[classes], is_junk(gain, typical), gain < self.usual)
+        return apart & ~self.stay[classes]
 
 
 @dataclass(frozen=True)
@@ -75,13 +94,15 @@ class Gains:
         overall: median of all particles.
         own: median of each class ``[k]``; ``overall`` for classes without members.
         counts: members of each class ``[k]``.
-        outliers: particles that are no members of their class.
+        gain: of each particle ``[n]``.
+        member: class of each particle ``[n]``.
     """
 
     overall: Tensor
     own: Tensor
     counts: Tensor
-    outliers: int = 0
+    gain: Tensor
+    member: Tensor
 
     @classmethod
     def of(cls, gain: Tensor, classes: Tensor, num_classes: int) -> "Gains":
@@ -93,8 +114,12 @@ class Gains:
         parts = gain[order].split(counts.tolist())
         overall = gain.median()
         medians = [part.median() if len(part) else overall for part in parts]
-        found = cls(overall, torch.stack(medians), counts)
-        return replace(found, outliers=int(is_junk(gain, found.typical[classes]).sum()))
+        return cls(overall, torch.stack(medians), counts, gain, classes)
+
+    @property
+    def outliers(self) -> int:
+        """Particles that are no members of their class."""
+        return int(is_junk(self.gain, self.typical[self.member]).sum())
 
     @property
     def known(self) -> Tensor:
@@ -116,7 +141,7 @@ class Gains:
 
         That is the class of junk whose members gain least. If there is none, but more outliers
         than a poor class has members, that class is emptied for them, and its members go to the
-        next best. All classes of junk keep theirs, and small ones, as one begun anew is.
+        next best.
 
         Args:
             chance: see :meth:`junk`.
@@ -124,13 +149,17 @@ class Gains:
         """
         junk, prior = self.junk(chance), torch.zeros_like(self.own)
         if junk.any():
-            return Gathering(int(self.classes.argmin()), junk | ~self.known, prior)
-        signal = torch.where(self.counts < self.outliers, frc.nan_to_num().mean(1), torch.inf)
-        if self.outliers < _ENOUGH or len(signal) < 3 or not signal.isfinite().any():
+            gain = self.gain[junk[self.member]].sort().values
+            usual = gain[int(USUAL * (len(gain) - 1))]
+            return Gathering(int(self.classes.argmin()), junk, self.known, usual, prior)
+        outliers = self.outliers
+        signal = torch.where(self.counts < outliers, frc.nan_to_num().mean(1), torch.inf)
+        if outliers < _ENOUGH or len(signal) < 3 or not signal.isfinite().any():
             return None
         into = int(signal.argmin())
         prior[into] = -torch.inf
-        return Gathering(into, ~self.known, prior)
+        nothing = self.overall.new_tensor(-torch.inf)
+        return Gathering(into, torch.zeros_like(junk), self.known, nothing, prior)
 
     def junk(self, chance: float) -> Tensor:
         """Which classes hold junk ``[k]`` (bool).

@@ -15,7 +15,7 @@ from cryo2d.em.centring import shift_pull
 from cryo2d.em.coarse import PORTION
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
-from cryo2d.em.outlier import Gains, Gathering, free_blob, is_junk
+from cryo2d.em.outlier import Gains, Gathering, free_blob
 from cryo2d.em.outlier import outlier as outlier_of
 from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import PoseScorer
@@ -248,8 +248,7 @@ class Classification(pl.LightningModule):
             rings = self._online.variety_grid
             add_variety(sums.variety, rings, images, best, *self._described, taken)
         if self._junk is not None:
-            # classes of junk keep their own, so that none is emptied
-            apart = ~self._junk.stay[best.classes] & is_junk(gain, typical)
+            apart = self._junk.takes(gain, typical, best.classes)
             posterior = posterior.moved(apart, self._junk.into)
         hard = self.settings.hard_last and iteration == self.plan.total - 1
         (posterior.hard() if hard else posterior).add_to(stats, self.grid, images, taken)

@@ -86,8 +86,19 @@ def test_junk_goes_to_the_class_of_junk():
     found = Gains.of(gain, classes, 4).gathering(12.0, torch.ones((4, 6)))
     assert found is not None
     assert found.into == 1
-    assert found.stay.tolist() == [False, True, True, True]
+    assert found.stay.tolist() == [False, True, False, False]
+    assert found.known.tolist() == [True, True, False, False]
     assert found.log_prior.tolist() == [0.0] * 4
+    # four in five of the junk gain less than what junk gains
+    junk = gain[20:]
+    assert float((junk < found.usual).float().mean()) == pytest.approx(0.8, abs=0.06)
+    # a class begun anew gives away what gains no more, one that is known its outliers, junk none
+    few, more = float(found.usual) - 1.0, float(found.usual) + 1.0
+    gains = torch.tensor([few, more, 300.0, few, more, few, few])
+    classes = torch.tensor([0, 0, 0, 3, 3, 1, 2])
+    typical = torch.full((7,), 400.0)
+    taken = found.takes(gains, typical, classes)
+    assert taken.tolist() == [True, True, False, True, False, False, True]
 
 
 @pytest.mark.parametrize(("clumps", "emptied"), [(30, 2), (14, 1), (9, None)])
