@@ -111,12 +111,14 @@ class Posterior:
         candidates: poses it is defined on.
         weight: posterior probability of each candidate ``[p]``.
         best: row of the most probable candidate of each particle ``[n]``.
+        sure: posterior probability of its class ``[n]``.
         class_ess: effective number of classes of each particle ``[n]``, 1 / sum p^2.
     """
 
     candidates: Candidates
     weight: Tensor
     best: Tensor
+    sure: Tensor
     class_ess: Tensor
 
     @classmethod
@@ -132,7 +134,7 @@ class Posterior:
     def weighted(cls, candidates: Candidates, weight: Tensor, class_ess: Tensor) -> "Posterior":
         """Candidates with given probabilities."""
         best = segment_argmax(weight, candidates.poses.particle, candidates.num_particles)
-        return cls(candidates, weight, best, class_ess)
+        return cls(candidates, weight, best, weight[best], class_ess)
 
     def peak(self) -> "Posterior":
         """This posterior itself: each class has one pose already."""
@@ -142,11 +144,17 @@ class Posterior:
         """All weight on the best candidate."""
         weight = torch.zeros_like(self.weight)
         weight[self.best] = 1.0
-        return Posterior(self.candidates, weight, self.best, torch.ones_like(self.class_ess))
+        one = torch.ones_like(self.sure)
+        return Posterior(self.candidates, weight, self.best, one, one)
 
     def moved(self, apart: Tensor, k: int) -> "Posterior":
-        """Some particles ``[n]`` (bool) wholly in one class, at their best poses."""
+        """Some particles ``[n]`` (bool) wholly in one class, at their best poses.
+
+        Their posterior stays what it is: that of the class they are put in.
+        """
         poses = self.candidates.poses
+        there = self.weight * (poses.classes == k)
+        sure = torch.zeros_like(self.sure).index_add_(0, poses.particle, there)
         mine = apart[poses.particle]
         top = torch.zeros_like(mine)
         top[self.best] = True
@@ -156,7 +164,8 @@ class Posterior:
             replace(self.candidates, poses=replace(poses, classes=classes)),
             weight,
             self.best,
-            torch.where(apart, 1.0, self.class_ess),
+            torch.where(apart, sure, self.sure),
+            self.class_ess,
         )
 
     @property
@@ -215,7 +224,7 @@ class Posterior:
             class_index=found.poses.classes[best],
             psi=found.poses.psi[best],
             shift=found.poses.shift[best] * pixel_size,
-            class_posterior=self.weight[best],
+            class_posterior=self.sure,
             class_ess=self.class_ess,
             pose_ess=found.pose_ess[best],
             shift_ess=found.shift_ess[best],

@@ -7,21 +7,18 @@ chance.
 
 That takes longer than finding its class, so that of many particles a sample is judged. First the
 contrast of every average in the eyes of the sample is found, by maximum likelihood: noise that was
-aligned adds to those of weak views. Then, with p the posterior of the E-step and q the judged one,
-
-    logit q ~ a + b log p - c log(1 - p),    b, c >= 0,
-
-is fitted by the cross entropy, and says what is told of all (beta calibration; Kull, Silva Filho &
-Flach 2017, Electron. J. Stat. 11, 5052-5080).
+aligned adds to those of weak views. Then the rising curve that is nearest to the judged posteriors
+over those of the E-step says what is told of all (isotonic regression; Zadrozny & Elkan 2002, Proc.
+8th ACM SIGKDD, 694-699).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from cryo2d.em.likeness import Alike, Likeness
 from cryo2d.em.marginal import Marginalise
@@ -34,9 +31,7 @@ SAMPLE = 3000  # particles that tell how far the posteriors of all can be believ
 CONTRASTS = (0.6, 1.0, 1.2)  # of the averages, at which the sample sees them
 SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _ENOUGH = 20  # of the sample, below which nothing is fitted
-_CERTAIN = 1e-6  # of p and 1 - p that float32 still tells from 0
-_STEPS = 100  # of the fits
-_UNIT = math.log(math.e - 1.0)  # softplus of it is 1
+_STEPS = 100  # of the EM of the contrasts
 _USUAL = 5.0  # particles that a contrast of 1 is worth beforehand
 
 
@@ -90,18 +85,17 @@ class Judgement:
     seen: Tensor
 
     def __call__(
-        self, found: Assignments, stays: Tensor, images: WeightedImages, other: PoseScorer
+        self, found: Assignments, images: WeightedImages, other: PoseScorer
     ) -> Assignments:
         """What was found, with the posteriors that can be told now.
 
         Args:
             found: assignments of a batch.
-            stays: particles of which something can be said: not what was moved ``[n]`` (bool).
             images: the particles.
             other: averages of the other half-set.
         """
         if len(self.seen):
-            rows = (stays & (images.index % self.every == 0)).nonzero()[:, 0]
+            rows = (images.index % self.every == 0).nonzero()[:, 0]
             if len(rows):
                 few = images[rows]
                 looks = self.expectation.evidences(other, few, CONTRASTS)
@@ -109,9 +103,7 @@ class Judgement:
             return found
         classes = self.expectation.evidences(other, images, (1.0,))[..., 0].softmax(1)
         own = (classes * self.same[found.class_index]).sum(1)
-        own = torch.where(stays, own, found.class_posterior)
-        ess = torch.where(stays, 1.0 / classes.square().sum(1), found.class_ess)
-        return replace(found, class_posterior=own, class_ess=ess)
+        return replace(found, class_posterior=own, class_ess=1.0 / classes.square().sum(1))
 
     def told(self, found: Mapping[str, Tensor]) -> Tensor:
         """The posteriors that are told in the end ``[n]``.
@@ -179,28 +171,20 @@ def calibrated(posterior: Tensor, judged: Tensor) -> Tensor:
         judged: of the sample, NaN for the others ``[n]``.
 
     Returns:
-        A rising function of the posteriors ``[n]``; themselves if too few were judged.
+        A function of the posteriors that never falls ``[n]``, from the middle of a pool of the
+        regression to that of the next; the posteriors themselves if too few were judged.
     """
     known = ~judged.isnan() & ~posterior.isnan()
     if int(known.sum()) < _ENOUGH:
         return posterior
-    p = posterior.double().clamp(_CERTAIN, 1.0 - _CERTAIN)
-    sides = torch.stack((p.log(), -torch.log1p(-p)), dim=1)  # [n 2]
-    sample, target = sides[known], judged[known].double().clamp(0.0, 1.0)
-    start = sides.new_tensor((0.0, _UNIT, _UNIT))
-    fit = start.clone().requires_grad_()
-    solver = torch.optim.LBFGS([fit], max_iter=_STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        # a faint pull towards p itself keeps the fit finite
-        pull = 1e-4 * (fit - start).square().sum()
-        said = fit[0] + sample @ softplus(fit[1:])
-        value = binary_cross_entropy_with_logits(said, target) + pull
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    with torch.enable_grad():
-        solver.step(loss)  # type: ignore[no-untyped-call]
-    offset, *_ = end = fit.detach()
-    return torch.sigmoid(offset + sides @ softplus(end[1:])).to(posterior)
+    stated, truth = (each[known].double().cpu().numpy() for each in (posterior, judged))
+    value, row, weight = np.unique(stated, return_inverse=True, return_counts=True)
+    mean = np.bincount(row, weights=truth) / weight
+    pools = isotonic_regression(mean, weights=weight)
+    first = pools.blocks[:-1]
+    # by rank, so that as many gain as lose by the straight lines
+    rank = weight.cumsum() - 0.5 * weight
+    middle = np.add.reduceat(weight * rank, first) / pools.weights
+    place = np.interp(posterior.double().cpu().numpy(), value, rank)
+    told = torch.from_numpy(np.interp(place, middle, pools.x[first])).to(posterior)
+    return torch.where(posterior.isnan(), posterior, told)

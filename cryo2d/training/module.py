@@ -256,8 +256,7 @@ class Classification(pl.LightningModule):
         found = posterior.peak().assignments(power, images.scale, self.pixel_size, outlier)
         if self._judgement is not None:
             other = next(one for one in self._scorers if one is not scorer)
-            stays = found.class_index == best.classes
-            found = self._judgement(found, stays, images, other)
+            found = self._judgement(found, images, other)
         return found
 
     def _gains_of(
