@@ -5,7 +5,8 @@ posterior of the E-step is too sure. A particle is judged by averages of the oth
 poses summed over. Classes that show the same view count as one: which of them a particle goes to is
 chance.
 
-That takes longer than finding its class, so that of many particles a sample is judged. First the
+That takes longer than finding its class, so that of many particles a sample is judged, the more of
+those whose class is not sure. First the
 contrast of every average in the eyes of the sample is found, by maximum likelihood: noise that was
 aligned adds to those of weak views. Then the rising curve that is nearest to the judged posteriors
 over those of the E-step says what is told of all (isotonic regression; Zadrozny & Elkan 2002, Proc.
@@ -29,6 +30,7 @@ from cryo2d.types import Assignments
 
 SAMPLE = 3000  # particles that tell how far the posteriors of all can be believed
 CONTRASTS = (0.6, 1.0, 1.2)  # of the averages, at which the sample sees them
+SURE, MORE = 0.99, 3  # so many times as many are judged of those that are less sure
 SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _ENOUGH = 20  # of the sample, below which nothing is fitted
 _STEPS = 100  # of the EM of the contrasts
@@ -41,8 +43,8 @@ class Judge:
 
     Attributes:
         expectation: sums over the poses.
-        sample: so many particles are judged, by which all are calibrated; None to judge each
-            particle and to tell that.
+        sample: so many particles are judged, and more of those that are not sure, by which all are
+            calibrated; None to judge each particle and to tell that.
     """
 
     expectation: Marginalise
@@ -62,8 +64,8 @@ class Judge:
         compare = Likeness(optimizer.variety_grid.num_rings, max_shift)
         same = same_view(compare(stats, optimizer.solver, SAME), stats.count.shape[1])
         every = max(1, total // self.sample) if self.sample else 1
-        rows = -(-total // every) if self.sample else 0
-        seen = same.new_zeros((rows, len(same), len(CONTRASTS)))
+        size = (-(-total // every), min(every, MORE)) if self.sample else (0, 0)
+        seen = same.new_zeros((*size, len(same), len(CONTRASTS)))
         return Judgement(self.expectation, same, every, seen)
 
 
@@ -74,9 +76,10 @@ class Judgement:
     Attributes:
         expectation: sums over the poses.
         same: whether two classes show the same view ``[k k]``, 0 or 1.
-        every: particles of the run for one of the sample.
-        seen: log evidence of every class at the :data:`CONTRASTS` for each particle of the sample
-            ``[s k c]``, 0 for those that were not judged; no rows if each particle is judged.
+        every: particles of the run for one of the sample: the first of so many is judged, and if
+            it is not sure, the second and the third.
+        seen: log evidence of every class at the :data:`CONTRASTS` for those particles of the
+            sample ``[b 3 k c]``, 0 for those that were not judged; no rows if each particle is.
     """
 
     expectation: Marginalise
@@ -95,11 +98,12 @@ class Judgement:
             other: averages of the other half-set.
         """
         if len(self.seen):
-            rows = (images.index % self.every == 0).nonzero()[:, 0]
+            most = torch.where(found.class_posterior < SURE, self.seen.shape[1], 1)
+            rows = (images.index % self.every < most).nonzero()[:, 0]
             if len(rows):
                 few = images[rows]
                 looks = self.expectation.evidences(other, few, CONTRASTS)
-                self.seen[few.index // self.every] = looks
+                self.seen[few.index // self.every, few.index % self.every] = looks
             return found
         classes = self.expectation.evidences(other, images, (1.0,))[..., 0].softmax(1)
         own = (classes * self.same[found.class_index]).sum(1)
@@ -113,12 +117,13 @@ class Judgement:
         """
         posterior, classes = found["class_posterior"], found["class_index"]
         judged = torch.full_like(posterior, torch.nan)
-        rows = self.seen.abs().sum((1, 2)).nonzero()[:, 0]
-        if len(rows):
-            sure = at_contrast(self.seen[rows], contrasts(self.seen[rows])).softmax(1)
-            of = rows * self.every
+        weight = torch.where(posterior < SURE, 1.0 / max(1, self.seen.shape[1]), 1.0)
+        block, place = self.seen.abs().sum((2, 3)).nonzero(as_tuple=True)
+        if len(block):
+            of, seen = block * self.every + place, self.seen[block, place]
+            sure = at_contrast(seen, contrasts(seen, weight[of])).softmax(1)
             judged[of] = (sure * self.same[classes[of]]).sum(1)
-        return calibrated(posterior, judged)
+        return calibrated(posterior, judged, weight)
 
 
 def same_view(alike: Alike, num_classes: int) -> Tensor:
@@ -136,7 +141,7 @@ def at_contrast(seen: Tensor, contrast: Tensor) -> Tensor:
     return (seen @ _parabola(seen) * torch.stack((contrast**2, contrast, contrast**0), -1)).sum(-1)
 
 
-def contrasts(seen: Tensor) -> Tensor:
+def contrasts(seen: Tensor, weight: Tensor) -> Tensor:
     """Contrast of the averages in the eyes of particles that are not in them ``[k]``.
 
     The maximum of the evidence, by EM over the classes of the particles; between the first and the
@@ -144,13 +149,14 @@ def contrasts(seen: Tensor) -> Tensor:
 
     Args:
         seen: log evidence at the :data:`CONTRASTS` ``[s k c]``.
+        weight: particles that each stands for ``[s]``.
     """
     square, line = (seen @ _parabola(seen)).unbind(-1)[:2]
     contrast = seen.new_ones(seen.shape[1])
     for _ in range(_STEPS):
-        member = at_contrast(seen, contrast).softmax(1)
+        member = at_contrast(seen, contrast).softmax(1) * weight[:, None]
         curve, slope = (member * square).sum(0), (member * line).sum(0)
-        usual = _USUAL * (curve.abs().sum() / len(seen)).clamp(min=1e-6)
+        usual = _USUAL * (curve.abs().sum() / weight.sum()).clamp(min=1e-6)
         # the most of curve c^2 + slope c - usual (c - 1)^2
         best = 0.5 * (slope + 2.0 * usual) / (usual - curve).clamp(min=1e-6)
         contrast = best.clamp(CONTRASTS[0], CONTRASTS[-1])
@@ -163,12 +169,13 @@ def _parabola(like: Tensor) -> Tensor:
     return torch.linalg.inv(powers).T.to(like)
 
 
-def calibrated(posterior: Tensor, judged: Tensor) -> Tensor:
+def calibrated(posterior: Tensor, judged: Tensor, weight: Tensor) -> Tensor:
     """Posteriors ``[n]`` as far as a judged sample lets them be believed.
 
     Args:
         posterior: of the E-step ``[n]``; NaN stays NaN.
         judged: of the sample, NaN for the others ``[n]``.
+        weight: particles that each of the sample stands for ``[n]``.
 
     Returns:
         A function of the posteriors that never falls ``[n]``, from the middle of a pool of the
@@ -177,14 +184,15 @@ def calibrated(posterior: Tensor, judged: Tensor) -> Tensor:
     known = ~judged.isnan() & ~posterior.isnan()
     if int(known.sum()) < _ENOUGH:
         return posterior
-    stated, truth = (each[known].double().cpu().numpy() for each in (posterior, judged))
-    value, row, weight = np.unique(stated, return_inverse=True, return_counts=True)
-    mean = np.bincount(row, weights=truth) / weight
-    pools = isotonic_regression(mean, weights=weight)
+    columns = (posterior, judged, weight)
+    stated, truth, share = (column[known].double().cpu().numpy() for column in columns)
+    value, row = np.unique(stated, return_inverse=True)
+    count = np.bincount(row, weights=share)
+    pools = isotonic_regression(np.bincount(row, weights=share * truth) / count, weights=count)
     first = pools.blocks[:-1]
     # by rank, so that as many gain as lose by the straight lines
-    rank = weight.cumsum() - 0.5 * weight
-    middle = np.add.reduceat(weight * rank, first) / pools.weights
+    rank = count.cumsum() - 0.5 * count
+    middle = np.add.reduceat(count * rank, first) / pools.weights
     place = np.interp(posterior.double().cpu().numpy(), value, rank)
     told = torch.from_numpy(np.interp(place, middle, pools.x[first])).to(posterior)
     return torch.where(posterior.isnan(), posterior, told)
