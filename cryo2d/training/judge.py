@@ -30,7 +30,7 @@ from cryo2d.types import Assignments
 
 SAMPLE = 3000  # particles that tell how far the posteriors of all can be believed
 CONTRASTS = (0.6, 1.0, 1.2)  # of the averages, at which the sample sees them
-SURE, MORE = 0.99, 3  # so many times as many are judged of those that are less sure
+SURE, MORE = 0.9999, 3  # so many times as many are judged of those that are less sure
 SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _ENOUGH = 20  # of the sample, below which nothing is fitted
 _STEPS = 100  # of the EM of the contrasts
