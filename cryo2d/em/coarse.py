@@ -42,7 +42,7 @@ class CoarseBest:
 # Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
 ImageParts = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
-PORTION = 256  # particles at a time, at most: more would gain nothing, and take memory
+PORTION = 512  # particles at a time, at most: more would gain nothing, and take memory
 ORDERS = 16  # angular orders that share their rings
 MARGIN = 4  # angular orders that an image has beyond the phase at its rim: J_m(z) falls fast there
 FAINT = 1e-3  # part of the references' power that scores may lack

@@ -11,7 +11,6 @@ search at its rings, beyond which the spread leaves no signal. Weights of all po
 class at a time only, and are computed again where they are needed twice.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,16 +18,25 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cryo2d.em.coarse import ImageParts, take_images
+from cryo2d.em.coarse import CoarseBank, ImageParts, take_images
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import Posterior, segment_argmax, segment_logsumexp
+from cryo2d.em.posterior import (
+    Posterior,
+    log_total_,
+    most_of,
+    raised_,
+    segment_argmax,
+    segment_logsumexp,
+)
 from cryo2d.em.score import Candidates, PoseScorer
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.image import aligned, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
-_FAINT = 1e-35  # part of a sum that is as good as nothing
+NEAR = (
+    30.0  # log likelihood of the best pose below that of the best class: no part in the posterior
+)
 _REST = 1e-6  # least part of the evidence of a class that is not in its cells
 _LEAST = 1e-3  # posterior weights below this are not worth their part of the sums
 
@@ -49,10 +57,16 @@ class CoarseLogs:
     scale: Tensor
     offset: Tensor
 
+    @cached_property
+    def best(self) -> Tensor:
+        """What the best pose of each class adds to the log likelihood, nearly ``[n k]``."""
+        pull = self.scorer.pull_on(self.scale)
+        return self.scale[:, None] * self.scorer.coarse.best(self.parts, pull).cross
+
     def __call__(self, k: int, rows: Tensor | None = None) -> Tensor:
         """Log likelihood of one class at every rotation and shift ``[r*t n]``, all or some rows."""
         parts, scale, offset = self.parts, self.scale, self.offset[:, k]
-        if rows is not None:
+        if rows is not None and len(rows) < len(scale):
             parts, scale, offset = take_images(parts, rows), scale[rows], offset[rows]
         coarse = self.scorer.coarse
         logs = coarse.scores(parts, k).mul_(scale).sub_(offset)
@@ -205,18 +219,11 @@ class MarginalPosterior:
         weights[self.cells.index[mine], place[mine]] = 0.0
 
 
-def raised_(logs: Tensor) -> Tensor:
-    """Exponentials of logarithms that hardly exceed 0, in place, and at least :data:`_FAINT`.
-
-    What float32 holds with fewer bits than usual takes ten times as long.
-    """
-    return logs.clamp_(min=math.log(_FAINT)).exp_()
-
-
-def log_total_(logs: Tensor) -> Tensor:
-    """Log of the summed exponentials over the first axis; what it is given is lost."""
-    top = logs.amax(0)
-    return top + raised_(logs.sub_(top)).sum(0).log()
+def _near(most: Tensor, margin: float) -> dict[int, Tensor]:
+    """Particles that have each class within a margin of their best ``[n k c]``, by any measure."""
+    near = (most >= most.amax(1, keepdim=True) - margin).any(2).T
+    parts = near.nonzero()[:, 1].split(near.sum(1).tolist())
+    return {k: rows for k, rows in enumerate(parts) if len(rows)}
 
 
 def _by_class(classes: Tensor, kept: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -261,7 +268,7 @@ class Marginalise:
             scorer, scorer.coarse_parts(images), images.scale, scorer.coarse_norm(images)
         )
         temperature = uncertainty**2
-        cells, rest, spread = self._search(logs, scorer.search.margin * temperature)
+        cells, rest, spread = self._search(logs, temperature)
         particle, classes = cells.start.particle, cells.start.classes
         score = scorer.fine.scores(scorer.fine_samples(images), cells.start)
         alpha = images.scale[particle]
@@ -300,17 +307,21 @@ class Marginalise:
             contrasts: of the averages.
         """
         bank, alpha, norm = scorer.coarse, images.scale, scorer.coarse_norm(images)
-        cost, parts = bank.shift_cost(scorer.pull), scorer.coarse_parts(images)
-        columns, least = [], min(contrasts)
-        for k in range(bank.num_classes):
-            logs = bank.scores(parts, k).mul_(alpha)
-            by_shift = logs.unflatten(0, (-1, bank.num_shifts))
-            every = [log_total_((c * by_shift - cost).flatten(0, 1)) for c in contrasts]
+        cost, least = bank.shift_cost(scorer.pull), min(contrasts)
+        # without the norm, and with it once for each contrast
+        logs = CoarseLogs(scorer, scorer.coarse_parts(images), alpha, torch.zeros_like(norm))
+        total = torch.stack([c * logs.best for c in contrasts], dim=2)
+        each = torch.stack([c * logs.best - c**2 * norm for c in contrasts], dim=2)
+        value, place = self._no_cells(norm, bank)
+        for k, rows in _near(each, NEAR).items():
+            like = logs(k, rows)
+            by_shift = like.unflatten(0, (-1, bank.num_shifts)).add_(cost)
+            for number, c in enumerate(contrasts):
+                total[rows, k, number] = log_total_((c * by_shift - cost).flatten(0, 1))
             by_shift.mul_(least).sub_(cost)
-            most, place = logs.topk(min(self.per_class, len(logs)), dim=0)
-            most = most.T - least**2 * norm[:, k, None]
-            columns.append((most, place.T, torch.stack(every, dim=1)))
-        value, place, total = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
+            most, where = most_of(like, value.shape[2])
+            value[rows, k] = most.T - least**2 * norm[rows, k, None]
+            place[rows, k] = where.T
         cells = self._cells(scorer, value, place, scorer.search.margin)
         pair = cells.start.particle, cells.start.classes
         moved, alpha = cost[cells.index % bank.num_shifts, 0], alpha[cells.start.particle]
@@ -333,22 +344,33 @@ class Marginalise:
         return segment_logsumexp(evidence, pair, like.numel()).view_as(like)
 
     def _search(
-        self, logs: CoarseLogs, margin: float
+        self, logs: CoarseLogs, temperature: float
     ) -> tuple[Cells, Tensor, tuple[Tensor, Tensor]]:
         """The cells, the log evidence of all other coarse poses ``[n k]``, and the spread."""
-        bank, columns = logs.scorer.coarse, []
-        for k in range(bank.num_classes):
-            weights = logs(k)
-            most, place = weights.topk(min(self.per_class, len(weights)), dim=0)
+        bank, total = logs.scorer.coarse, logs.best - logs.offset
+        near = _near(total[..., None], NEAR * temperature)
+        value, place = self._no_cells(total, bank)
+        numbers = total.new_ones((2, *total.shape))
+        for k, rows in near.items():
+            weights = logs(k, rows)
+            most, where = most_of(weights, value.shape[2])
             raised = raised_(weights.sub_(most[0])).view(-1, bank.num_shifts, weights.shape[1])
             over_shift, over_rotation = raised.sum(1), raised.sum(0)
             whole = over_rotation.sum(0)
-            numbers = (whole**2 / part.square().sum(0) for part in (over_shift, over_rotation))
-            columns.append((most.T, place.T, most[0] + whole.log(), *numbers))
-        value, place, total, *spread = (torch.stack(c, dim=1) for c in zip(*columns, strict=True))
-        cells = self._cells(logs.scorer, value, place, margin)
+            for number, part in zip(numbers, (over_shift, over_rotation), strict=True):
+                number[rows, k] = whole**2 / part.square().sum(0)
+            value[rows, k], place[rows, k] = most.T, where.T
+            total[rows, k] = most[0] + whole.log()
+        cells = self._cells(logs.scorer, value, place, logs.scorer.search.margin * temperature)
         pair = cells.start.particle, cells.start.classes
-        return cells, self._beside(total, pair, cells.coarse), (spread[0], spread[1])
+        return cells, self._beside(total, pair, cells.coarse), (numbers[0], numbers[1])
+
+    def _no_cells(self, like: Tensor, bank: CoarseBank) -> tuple[Tensor, Tensor]:
+        """Log weights and places of the cells of no class ``[n k c]``."""
+        size = (*like.shape, min(self.per_class, len(bank.psi) * bank.num_shifts))
+        return like.new_full(size, -torch.inf), torch.zeros(
+            size, dtype=torch.int64, device=like.device
+        )
 
     @staticmethod
     def _beside(total: Tensor, pair: tuple[Tensor, Tensor], cells: Tensor) -> Tensor:

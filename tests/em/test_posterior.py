@@ -6,7 +6,7 @@ import torch
 from reference import posterior
 
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import Posterior, segment_argmax, segment_logsumexp
+from cryo2d.em.posterior import Posterior, most_of, segment_argmax, segment_logsumexp
 from cryo2d.em.score import Candidates
 
 PARTICLES, CLASSES = 5, 4
@@ -146,3 +146,14 @@ def test_segments(device):
     torch.testing.assert_close(segment_logsumexp(logs, segment, 4), expected)
     assert segment_argmax(logs, segment, 4).tolist() == [2, 1, 4, -1]
     assert segment_argmax(torch.zeros(5, device=device), segment, 3).tolist() == [0, 1, 4]
+
+
+@pytest.mark.parametrize(("rows", "count"), [(720, 8), (7, 8), (31 * 37, 8), (64, 1)])
+def test_the_most_of_each_column_are_found(rows, count, device):
+    values = torch.randn((rows, 50), generator=torch.Generator().manual_seed(4)).to(device)
+    # a mass of the largest in one group, and none
+    values[: min(rows, 20), 0] += 50.0
+    found, place = most_of(values, count)
+    expected = values.topk(min(rows, count), dim=0)
+    assert torch.equal(found, expected.values)
+    assert torch.equal(place, expected.indices)
