@@ -171,27 +171,27 @@ class CoarseBank:
         operator = _shifting(grid, tuple(map(tuple, shifts.tolist())), orders, device)
         parts = torch.view_as_real(references[:, :orders] * band.to(device)).permute(2, 0, 3, 1)
         shifted = torch.bmm(parts.flatten(2), operator)
-        shifted = shifted.view(grid.num_rings, self.num_classes, orders, 2, -1)  # [s k m 2 t]
-        self._scored = self._blocks_with(shifted.square().sum((0, 1, 3, 4)))
-        even, odd = (self._of_parity(shifted, parity) for parity in (0, 1))
+        self._shifted = shifted.view(grid.num_rings, self.num_classes, orders, 2, -1)  # [s k m 2 t]
+        amplitude = torch.linalg.vector_norm(self._shifted.flatten(3), dim=-1)
+        self._scored = self._blocks_with(amplitude.square().sum((0, 1)))
         self._product_type = product_type(device)
-        # [k][parity][block][m 2t 2s]
-        self._banks = {torch.float32: list(zip(even, odd, strict=True))}
+        self._banks: dict[torch.dtype, list[ImageParts]] = {}
+        self.banks(self._product_type)
         turns = torch.arange(num_rotations, device=device) * (2.0 * math.pi / num_rotations)
         self.psi = offset + turns  # the second half of them is a half turn beyond the first
         angle = self.psi[: num_rotations // 2, None] * torch.arange(grid.num_angles, device=device)
         waves = torch.stack((angle.cos(), angle.sin()), dim=-1)  # [r m 2]
         self._waves = tuple(waves[:, p : self._blocks[-1].last : 2].flatten(1) for p in (0, 1))
 
-    def _of_parity(self, shifted: Tensor, parity: int) -> list[tuple[Tensor, ...]]:
-        """Even or odd orders of every class that are scored, by blocks, from ``[s k m 2 t]``."""
+    def _of_parity(self, parity: int, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+        """Even or odd orders of every class that are scored, by blocks ``[m 2t 2s]``."""
         banks = []
         for block in self._blocks[: self._scored]:
-            part = shifted[block.ring :, :, block.first + parity : block.last : 2]
+            part = self._shifted[block.ring :, :, block.first + parity : block.last : 2]
             part = part.permute(1, 2, 3, 0, 4)  # [k m 2 s t]
-            both = part.new_empty((*part.shape[:4], 2, self.num_shifts))
+            both = part.new_empty((*part.shape[:4], 2, self.num_shifts), dtype=dtype)
             both[..., 0, :] = part
-            torch.neg(part[:, :, 1], out=both[:, :, 0, :, 1])
+            both[:, :, 0, :, 1] = -part[:, :, 1]
             both[:, :, 1, :, 1] = part[:, :, 0]
             banks.append(both.flatten(4).flatten(2, 3).transpose(2, 3).unbind(0))
         return list(zip(*banks, strict=True))
@@ -204,11 +204,8 @@ class CoarseBank:
     def banks(self, dtype: torch.dtype) -> list[ImageParts]:
         """Blocks of even and of odd orders that are scored, of every class ``[m 2t 2s]`` each."""
         if dtype not in self._banks:
-            exact = self._banks[torch.float32]
-            self._banks[dtype] = [
-                (tuple(part.to(dtype) for part in even), tuple(part.to(dtype) for part in odd))
-                for even, odd in exact
-            ]
+            even, odd = (self._of_parity(parity, dtype) for parity in (0, 1))
+            self._banks[dtype] = list(zip(even, odd, strict=True))
         return self._banks[dtype]
 
     def parts(self, harmonics: Tensor) -> ImageParts:

@@ -25,6 +25,7 @@ from cryo2d.em.posterior import (
     log_total_,
     most_of,
     raised_,
+    rows_near,
     segment_argmax,
     segment_logsumexp,
 )
@@ -219,13 +220,6 @@ class MarginalPosterior:
         weights[self.cells.index[mine], place[mine]] = 0.0
 
 
-def _near(most: Tensor, margin: float) -> dict[int, Tensor]:
-    """Particles that have each class within a margin of their best ``[n k c]``, by any measure."""
-    near = (most >= most.amax(1, keepdim=True) - margin).any(2).T
-    parts = near.nonzero()[:, 1].split(near.sum(1).tolist())
-    return {k: rows for k, rows in enumerate(parts) if len(rows)}
-
-
 def _by_class(classes: Tensor, kept: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Rows to keep of each class that has any; ``classes`` is sorted."""
     rows = kept.nonzero()[:, 0]
@@ -313,7 +307,7 @@ class Marginalise:
         total = torch.stack([c * logs.best for c in contrasts], dim=2)
         each = torch.stack([c * logs.best - c**2 * norm for c in contrasts], dim=2)
         value, place = self._no_cells(norm, bank)
-        for k, rows in _near(each, NEAR).items():
+        for k, rows in rows_near(each, NEAR).items():
             like = logs(k, rows)
             by_shift = like.unflatten(0, (-1, bank.num_shifts)).add_(cost)
             for number, c in enumerate(contrasts):
@@ -322,7 +316,7 @@ class Marginalise:
             most, where = most_of(like, value.shape[2])
             value[rows, k] = most.T - least**2 * norm[rows, k, None]
             place[rows, k] = where.T
-        cells = self._cells(scorer, value, place, scorer.search.margin)
+        cells = self._cells(scorer, value, place, scorer.search.behind(1.0))
         pair = cells.start.particle, cells.start.classes
         moved, alpha = cost[cells.index % bank.num_shifts, 0], alpha[cells.start.particle]
         still = scorer.fine.scores(scorer.fine_samples(images), cells.start)
@@ -348,7 +342,7 @@ class Marginalise:
     ) -> tuple[Cells, Tensor, tuple[Tensor, Tensor]]:
         """The cells, the log evidence of all other coarse poses ``[n k]``, and the spread."""
         bank, total = logs.scorer.coarse, logs.best - logs.offset
-        near = _near(total[..., None], NEAR * temperature)
+        near = rows_near(total[..., None], NEAR * temperature)
         value, place = self._no_cells(total, bank)
         numbers = total.new_ones((2, *total.shape))
         for k, rows in near.items():
@@ -361,7 +355,7 @@ class Marginalise:
                 number[rows, k] = whole**2 / part.square().sum(0)
             value[rows, k], place[rows, k] = most.T, where.T
             total[rows, k] = most[0] + whole.log()
-        cells = self._cells(logs.scorer, value, place, logs.scorer.search.margin * temperature)
+        cells = self._cells(logs.scorer, value, place, logs.scorer.search.behind(temperature))
         pair = cells.start.particle, cells.start.classes
         return cells, self._beside(total, pair, cells.coarse), (numbers[0], numbers[1])
 

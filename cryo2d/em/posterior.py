@@ -47,6 +47,13 @@ def most_of(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return found, rows.gather(0, place)
 
 
+def rows_near(most: Tensor, margin: float) -> dict[int, Tensor]:
+    """Particles that have each class within a margin of their best ``[n k c]``, by any measure."""
+    near = (most >= most.amax(1, keepdim=True) - margin).any(2).T
+    parts = near.nonzero()[:, 1].split(near.sum(1).tolist())
+    return {k: rows for k, rows in enumerate(parts) if len(rows)}
+
+
 def segment_logsumexp(logs: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     """Log of the summed exponentials of ``[p]`` values in each segment; -inf in an empty one."""
     top = torch.full((num_segments,), -torch.inf, device=logs.device)

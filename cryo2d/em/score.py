@@ -171,7 +171,7 @@ class PoseScorer:
         coarse = coarse + temperature * log_prior
         count = min(self.search.num_candidates(uncertainty), coarse.shape[1])
         value, classes = coarse.topk(count, dim=1)
-        near = value >= value[:, :1] - self.search.margin * temperature
+        near = value >= value[:, :1] - self.search.behind(temperature)
         row = torch.arange(len(images), device=classes.device)
         particle = row[:, None].expand_as(classes)
         order = classes[near].argsort(stable=True)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from cryo2d.geometry.polar import even_size
 
+FADED = 4.0  # log posterior below the best at which a class has hardly a weight
+
 
 def shift_disc(radius: float, step: float) -> Tensor:
     """Hexagonal shifts inside a disc ``[t 2]``, the centre first; same unit as the arguments."""
@@ -36,8 +38,8 @@ class PoseSearch:
         max_shift: largest shift searched (pixel).
         coarse_detail: finest wavelength of the coarse search, as a part of the extent.
         candidates: classes re-scored per particle, at most, for uncertainty factors up to 2.
-        margin: classes whose coarse log likelihood is further below the best than this, times the
-            squared uncertainty factor, are not re-scored.
+        margin: how much more log likelihood the second search may find for one class than for
+            another; those that need more to have a weight are not re-scored.
         fine_steps: fine steps per coarse step.
     """
 
@@ -46,12 +48,20 @@ class PoseSearch:
     max_shift: float
     coarse_detail: float = 1.0 / 12.0
     candidates: int = 8
-    margin: float = 12.0
+    margin: float = 8.0
     fine_steps: int = 4
 
     def num_candidates(self, uncertainty: float) -> int:
         """Classes re-scored per particle: more of them once the uncertainty factor admits more."""
         return round(self.candidates * max(1.0, uncertainty / 2.0))
+
+    def behind(self, temperature: float) -> float:
+        """Coarse log likelihood below the best at which classes are not re-scored any more.
+
+        Args:
+            temperature: squared uncertainty factor.
+        """
+        return self.margin + FADED * temperature
 
     @cached_property
     def coarse_rings(self) -> int:

@@ -95,16 +95,6 @@ class PolarGrid:
         """Area of each ring ``[s]``: sum_s weight * mean over angles ~ sum over the whole plane."""
         return 2.0 * math.pi * self.radii
 
-    @cached_property
-    def _correction(self) -> Tensor:
-        """Real-space factor that undoes the interpolation kernel's envelope ``[y x]``."""
-        taps = torch.linspace(-2, 2, 4001, dtype=torch.float64)
-        kernel = _cubic_kernel(taps)
-        offset = (torch.arange(self.box, dtype=torch.float64) - self.box // 2) / self.padded
-        waves = torch.cos(2 * math.pi * offset[:, None] * taps)
-        envelope = (waves * kernel).sum(1) * (taps[1] - taps[0])
-        return (1.0 / (envelope[:, None] * envelope)).float()
-
     def sample(self, images: Tensor) -> Tensor:
         """Polar Fourier samples of images.
 
@@ -117,7 +107,7 @@ class PolarGrid:
         start = self.padded // 2 - self.box // 2
         after = self.padded - self.box - start
         padded = torch.nn.functional.pad(
-            images * self._correction.to(images), (start, after, start, after)
+            images * _correction(self.box, self.padded).to(images), (start, after, start, after)
         )
         plane = torch.view_as_real(torch.fft.rfft2(padded).flatten(1))
         flat = plane.permute(2, 1, 0).contiguous()
@@ -146,7 +136,7 @@ class PolarGrid:
         # columns first: rows outside the box need no transform
         rows = torch.fft.ifft(half, dim=-2, norm="forward")[:, inside]
         padded = torch.fft.irfft(rows, n=count, norm="forward")
-        return padded[..., inside] * self._correction.to(padded)
+        return padded[..., inside] * _correction(self.box, self.padded).to(padded)
 
     def inner(self, first: Tensor, second: Tensor) -> Tensor:
         """Inner product over the whole Fourier plane ``[...]`` of samples ``[... a s]``."""
@@ -225,6 +215,17 @@ class PolarGrid:
         weights = torch.full((self.num_angles,), 2.0)
         weights[0] = 1.0
         return weights
+
+
+@lru_cache(maxsize=16)
+def _correction(box: int, padded: int) -> Tensor:
+    """Real-space factor that undoes the interpolation kernel's envelope ``[y x]``."""
+    taps = torch.linspace(-2, 2, 4001, dtype=torch.float64)
+    kernel = _cubic_kernel(taps)
+    offset = (torch.arange(box, dtype=torch.float64) - box // 2) / padded
+    waves = torch.cos(2 * math.pi * offset[:, None] * taps)
+    envelope = (waves * kernel).sum(1) * (taps[1] - taps[0])
+    return (1.0 / (envelope[:, None] * envelope)).float()
 
 
 class _Interpolation(NamedTuple):

@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from cryo2d.physics.mask import circular_mask, radius_grid
 
 STRIDE = 8  # steps of growth between two looks whether it has ended
 _SOLVENT = 0.25  # quantile of the rim that is taken for solvent where neighbours are looked for
+Bits = TypeVar("Bits", Tensor, np.ndarray)
 BITS = 63  # regions that are worked on as the bits of one integer
 
 
@@ -37,7 +40,12 @@ def unpacked(bits: Tensor, count: int) -> Tensor:
     return (bits[:, None] >> bit & 1).bool().flatten(0, 1)[:count]
 
 
-def grow(seed: Tensor, region: Tensor) -> Tensor:
+def quick(bits: Tensor) -> Any:
+    """Packed regions as what does small operations soonest: an array of numpy's on a CPU."""
+    return bits.numpy() if bits.device.type == "cpu" else bits
+
+
+def grow(seed: Bits, region: Bits) -> Bits:
     """The parts of a region that are connected with a seed, 8-connected.
 
     Args:
@@ -50,24 +58,35 @@ def grow(seed: Tensor, region: Tensor) -> Tensor:
         before = reached
         for _ in range(min(STRIDE, box - step)):
             reached = widened(reached) & region
-        if torch.equal(reached, before):
+        if bool((reached == before).all()):
             break
     return reached
 
 
-def widened(region: Tensor, steps: int = 1) -> Tensor:
+def widened(region: Bits, steps: int = 1) -> Bits:
     """A region ``[k y x]`` (bool, or packed) and so many pixels around it, 8-connected."""
     for _ in range(steps):
-        wide = region.clone()
+        wide = region | region
         wide[..., 1:] |= region[..., :-1]
         wide[..., :-1] |= region[..., 1:]
-        region = wide.clone()
+        region = wide | wide
         region[:, 1:] |= wide[:, :-1]
         region[:, :-1] |= wide[:, 1:]
     return region
 
 
-def narrowed(region: Tensor, steps: int = 1) -> Tensor:
+def anywhere(bits: Bits) -> Bits:
+    """Packed regions that have any pixel ``[j 1 1]``, as bits."""
+    found = bits.reshape(len(bits), -1)
+    while found.shape[1] > 1:
+        half = -(-found.shape[1] // 2)
+        rest = found[:, half:]
+        found = found[:, :half] | found[:, :half]
+        found[:, : rest.shape[1]] |= rest
+    return found[:, :, None]
+
+
+def narrowed(region: Bits, steps: int = 1) -> Bits:
     """A region ``[k y x]`` (bool, or packed) without so many pixels at its edge, 8-connected."""
     return ~widened(~region, steps)
 
@@ -127,27 +146,24 @@ class SolventMask:
         level = around.kthvalue(math.ceil(_SOLVENT * around.shape[1]), dim=1).values[:, None, None]
         peak = torch.where(core, low, -torch.inf).amax((1, 2))[:, None, None]
         height = torch.where(inside & (peak > level), (low - level) / (peak - level), 0.0)
-        every = torch.tensor(-1, device=low.device)
-        particle = self._particle(packed(height > self.threshold), torch.where(core, every, 0))
+        bright = quick(packed(height > self.threshold))
+        particle = self._particle(bright, quick(-core.long()))
         near = widened(particle, 1 + self._margin)
-        strong = packed(height > self.threshold) & ~particle
-        edge = packed((height > self.faint) & (radius > self.edge * self.inner)) & ~near
+        edge = quick(packed((height > self.faint) & (radius > self.edge * self.inner)))
         # what does not come in from outside is a loose part of the particle, not a neighbour
-        rim = torch.where(radius >= 0.9 * self.outer, every, 0)
-        other = widened(grow(rim.expand_as(strong), strong | edge), self._margin)
-        apart = unpacked(other & ~particle, len(low)).to(low)
+        rim = quick(-(radius >= 0.9 * self.outer).long())
+        other = widened(grow(rim, (bright & ~particle) | (edge & ~near)), self._margin)
+        apart = unpacked(torch.as_tensor(other & ~particle), len(low)).to(low)
         return circle * (1.0 - gaussian(apart, 0.5 * self._smooth).clamp(0.0, 1.0))
 
-    def _particle(self, bright: Tensor, core: Tensor) -> Tensor:
+    def _particle(self, bright: Bits, core: Bits) -> Bits:
         """What of bright regions is the particle, packed: what holds together with the core."""
-        whole = grow(core.expand_as(bright), bright)
+        whole = grow(core, bright)
         thin = int(self._smooth)
         part = narrowed(whole, thin)
-        part = widened(grow(core.expand_as(part), part), thin)
-        part = unpacked(part & whole, BITS * len(bright))
+        part = widened(grow(core, part), thin) & whole
         # a thin shell has no such part
-        thick = part.any(2, keepdim=True).any(1, keepdim=True)
-        return packed(torch.where(thick, part, unpacked(whole, len(part))))
+        return part | (whole & ~anywhere(part))
 
     @cached_property
     def _rim(self) -> Tensor:

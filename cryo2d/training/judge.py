@@ -28,9 +28,9 @@ from cryo2d.em.score import PoseScorer
 from cryo2d.physics.preprocess import WeightedImages
 from cryo2d.types import Assignments
 
-SAMPLE = 3000  # particles that tell how far the posteriors of all can be believed
+SAMPLE = 2000  # particles that tell how far the posteriors of all can be believed
 CONTRASTS = (0.6, 1.0, 1.2)  # of the averages, at which the sample sees them
-SURE, MORE = 0.9999, 3  # so many times as many are judged of those that are less sure
+SURE, MORE = 0.9999, 4  # so many times as many are judged of those that are less sure
 SAME = 0.0  # log odds, beyond what noise may add, of a class against another of the same view
 _ENOUGH = 20  # of the sample, below which nothing is fitted
 _STEPS = 100  # of the EM of the contrasts
@@ -63,7 +63,7 @@ class Judge:
             return None
         compare = Likeness(optimizer.variety_grid.num_rings, max_shift)
         same = same_view(compare(stats, optimizer.solver, SAME), stats.count.shape[1])
-        every = max(1, total // self.sample) if self.sample else 1
+        every = -(-total // self.sample) if self.sample else 1
         size = (-(-total // every), min(every, MORE)) if self.sample else (0, 0)
         seen = same.new_zeros((*size, len(same), len(CONTRASTS)))
         return Judgement(self.expectation, same, every, seen)
@@ -77,9 +77,9 @@ class Judgement:
         expectation: sums over the poses.
         same: whether two classes show the same view ``[k k]``, 0 or 1.
         every: particles of the run for one of the sample: the first of so many is judged, and if
-            it is not sure, the second and the third.
+            it is not sure, up to three more.
         seen: log evidence of every class at the :data:`CONTRASTS` for those particles of the
-            sample ``[b 3 k c]``, 0 for those that were not judged; no rows if each particle is.
+            sample ``[b j k c]``, 0 for those that were not judged; no rows if each particle is.
     """
 
     expectation: Marginalise
