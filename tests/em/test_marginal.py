@@ -102,6 +102,24 @@ def test_one_search_gives_the_evidence_at_every_contrast(sigma, atol, pull, devi
         torch.testing.assert_close(found[near], own[near], rtol=1e-4, atol=atol)
 
 
+@pytest.mark.parametrize("uncertainty", [1.0, 1.5])
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 3.0])
+def test_classes_that_are_far_behind_are_not_missed(sigma, uncertainty, monkeypatch, device):
+    data = synthetic(40, sigma=sigma)
+    few, images = expected(data, device, uncertainty=uncertainty)
+    seen = few.logs.scorer, images, (0.6, 1.0, 1.2)
+    looks = Marginalise().evidences(*seen)
+    monkeypatch.setattr("cryo2d.em.marginal.NEAR", 1e9)
+    every, _ = expected(data, device, uncertainty=uncertainty)
+    torch.testing.assert_close(few.classes, every.classes, atol=1e-5, rtol=0)
+    for name, value in vars(few.peak().candidates.poses).items():
+        assert torch.equal(value, getattr(every.peak().candidates.poses, name))
+    exact = Marginalise().evidences(*seen)
+    torch.testing.assert_close(looks.softmax(1), exact.softmax(1), atol=1e-5, rtol=0)
+    # of clear particles most classes are
+    assert torch.equal(looks, exact) == (sigma > 1.0)
+
+
 @pytest.mark.parametrize("uncertainty", [1.0, 3.0])
 @pytest.mark.parametrize("sigma", [0.3, 2.0, 10.0])
 def test_every_particle_counts_once(sigma, uncertainty, device):

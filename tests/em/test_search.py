@@ -48,3 +48,11 @@ def test_coarse_rings_stay_inside_the_box_and_the_band():
         assert 3 <= search.coarse_rings <= 32
         assert search.rings(5) == min(5, search.coarse_rings)
         PolarGrid(64, search.coarse_rings)
+
+
+def test_classes_without_a_weight_are_not_searched_again():
+    search = PoseSearch(extent=40.0, box=64, max_shift=6.0)
+    for temperature in (1.0, 2.25, 16.0):
+        # a class that gains the whole margin in the second search, and the best class nothing
+        behind = search.behind(temperature) - search.margin
+        assert 0.01 < math.exp(-behind / temperature) < 0.02
