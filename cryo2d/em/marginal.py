@@ -35,9 +35,7 @@ from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.image import aligned, images_at_once
 from cryo2d.physics.preprocess import WeightedImages
 
-NEAR = (
-    30.0  # log likelihood of the best pose below that of the best class: no part in the posterior
-)
+NEAR = 20.0  # log likelihood, below that of the best class, of classes without a posterior
 _REST = 1e-6  # least part of the evidence of a class that is not in its cells
 _LEAST = 1e-3  # posterior weights below this are not worth their part of the sums
 
