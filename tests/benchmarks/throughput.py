@@ -8,7 +8,7 @@ which other programs disturb less than the clock.
 
 Scores are those of the dense search: every class at every rotation and shift, in picoseconds each.
 The ratio is that of the E-step (weighting, dense and local search) to the bare matrix products of
-its sizes, on the same machine.
+its sizes and types, on the same machine.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 
 from cryo2d.data.cache import ParticleCache
+from cryo2d.em.coarse import product_type
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
 from cryo2d.em.posterior import Posterior
@@ -112,11 +113,12 @@ def bare_products(scorer: PoseScorer, candidates: float, device: torch.device) -
     """Seconds a visit of matrix products of the sizes of both searches, and of nothing else."""
     coarse, fine = scorer.coarse, scorer.fine
     orders, rings = coarse.grid.num_angles // 2, coarse.grid.num_rings
-    shifts, turns, images = coarse.num_shifts, len(coarse.psi) // 2, 128
-    bank = torch.randn((orders, 2 * shifts, 2 * rings), device=device)
-    parts = torch.randn((orders, 2 * rings, images), device=device)
-    mixed = torch.randn((2 * orders, shifts * images), device=device)
-    waves = torch.randn((turns, 2 * orders), device=device)
+    shifts, turns, images = coarse.num_shifts, len(coarse.psi) // 2, 512
+    exact = {"device": device, "dtype": product_type(device)}
+    bank = torch.randn((orders, 2 * shifts, 2 * rings), **exact)
+    parts = torch.randn((orders, 2 * rings, images), **exact)
+    mixed = torch.randn((2 * orders, shifts * images), **exact)
+    waves = torch.randn((turns, 2 * orders), **exact)
     one_class = 2 * seconds_of(device, lambda: (torch.bmm(bank, parts), waves @ mixed))
     width, moves = fine._phase.shape
     products = torch.randn((32 * len(fine.local.turns), width), device=device)
