@@ -62,13 +62,17 @@ class CoarseLogs:
         pull = self.scorer.pull_on(self.scale)
         return self.scale[:, None] * self.scorer.coarse.best(self.parts, pull).cross
 
-    def __call__(self, k: int, rows: Tensor | None = None) -> Tensor:
-        """Log likelihood of one class at every rotation and shift ``[r*t n]``, all or some rows."""
-        parts, scale, offset = self.parts, self.scale, self.offset[:, k]
-        if rows is not None and len(rows) < len(scale):
-            parts, scale, offset = take_images(parts, rows), scale[rows], offset[rows]
+    def cross(self, k: int, rows: Tensor) -> Tensor:
+        """alpha Re<CTF X / sigma^2, A> of one class at every pose ``[r*t n]``, for some rows."""
+        parts, scale = self.parts, self.scale
+        if len(rows) < len(scale):
+            parts, scale = take_images(parts, rows), scale[rows]
+        return self.scorer.coarse.scores(parts, k).mul_(scale)
+
+    def __call__(self, k: int, rows: Tensor) -> Tensor:
+        """Log likelihood of one class at every rotation and shift ``[r*t n]``, for some rows."""
         coarse = self.scorer.coarse
-        logs = coarse.scores(parts, k).mul_(scale).sub_(offset)
+        logs = self.cross(k, rows).sub_(self.offset[rows, k])
         logs.unflatten(0, (-1, coarse.num_shifts)).sub_(coarse.shift_cost(self.scorer.pull))
         return logs
 
@@ -260,7 +264,7 @@ class Marginalise:
             scorer, scorer.coarse_parts(images), images.scale, scorer.coarse_norm(images)
         )
         temperature = uncertainty**2
-        cells, rest, spread = self._search(logs, temperature)
+        cells, rest, spread = self._search(logs, log_prior, temperature)
         particle, classes = cells.start.particle, cells.start.classes
         score = scorer.fine.scores(scorer.fine_samples(images), cells.start)
         alpha = images.scale[particle]
@@ -300,14 +304,13 @@ class Marginalise:
         """
         bank, alpha, norm = scorer.coarse, images.scale, scorer.coarse_norm(images)
         cost, least = bank.shift_cost(scorer.pull), min(contrasts)
-        # without the norm, and with it once for each contrast
-        logs = CoarseLogs(scorer, scorer.coarse_parts(images), alpha, torch.zeros_like(norm))
+        logs = CoarseLogs(scorer, scorer.coarse_parts(images), alpha, norm)
         total = torch.stack([c * logs.best for c in contrasts], dim=2)
         each = torch.stack([c * logs.best - c**2 * norm for c in contrasts], dim=2)
         value, place = self._no_cells(norm, bank)
         for k, rows in rows_near(each, NEAR).items():
-            like = logs(k, rows)
-            by_shift = like.unflatten(0, (-1, bank.num_shifts)).add_(cost)
+            like = logs.cross(k, rows)
+            by_shift = like.unflatten(0, (-1, bank.num_shifts))
             for number, c in enumerate(contrasts):
                 total[rows, k, number] = log_total_((c * by_shift - cost).flatten(0, 1))
             by_shift.mul_(least).sub_(cost)
@@ -336,11 +339,12 @@ class Marginalise:
         return segment_logsumexp(evidence, pair, like.numel()).view_as(like)
 
     def _search(
-        self, logs: CoarseLogs, temperature: float
+        self, logs: CoarseLogs, log_prior: Tensor, temperature: float
     ) -> tuple[Cells, Tensor, tuple[Tensor, Tensor]]:
         """The cells, the log evidence of all other coarse poses ``[n k]``, and the spread."""
         bank, total = logs.scorer.coarse, logs.best - logs.offset
-        near = rows_near(total[..., None], NEAR * temperature)
+        # a class that nothing may go to is nobody's best, and has no cells
+        near = rows_near((total + temperature * log_prior)[..., None], NEAR * temperature)
         value, place = self._no_cells(total, bank)
         numbers = total.new_ones((2, *total.shape))
         for k, rows in near.items():
@@ -360,9 +364,8 @@ class Marginalise:
     def _no_cells(self, like: Tensor, bank: CoarseBank) -> tuple[Tensor, Tensor]:
         """Log weights and places of the cells of no class ``[n k c]``."""
         size = (*like.shape, min(self.per_class, len(bank.psi) * bank.num_shifts))
-        return like.new_full(size, -torch.inf), torch.zeros(
-            size, dtype=torch.int64, device=like.device
-        )
+        value = like.new_full(size, -torch.inf)
+        return value, torch.zeros_like(value, dtype=torch.int64)
 
     @staticmethod
     def _beside(total: Tensor, pair: tuple[Tensor, Tensor], cells: Tensor) -> Tensor:

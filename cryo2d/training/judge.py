@@ -6,11 +6,10 @@ poses summed over. Classes that show the same view count as one: which of them a
 chance.
 
 That takes longer than finding its class, so that of many particles a sample is judged, the more of
-those whose class is not sure. First the
-contrast of every average in the eyes of the sample is found, by maximum likelihood: noise that was
-aligned adds to those of weak views. Then the rising curve that is nearest to the judged posteriors
-over those of the E-step says what is told of all (isotonic regression; Zadrozny & Elkan 2002, Proc.
-8th ACM SIGKDD, 694-699).
+those whose class is not sure. First the contrast of every average in the eyes of the sample is
+found, by maximum likelihood: noise that was aligned adds to those of weak views. Then the rising
+curve that is nearest to the judged posteriors over those of the E-step says what is told of all
+(isotonic regression; Zadrozny & Elkan 2002, Proc. 8th ACM SIGKDD, 694-699).
 """
 
 from collections.abc import Mapping

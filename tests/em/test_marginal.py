@@ -166,7 +166,9 @@ def test_the_sums_are_those_of_all_poses_with_their_weights(device):
     psi = coarse.psi[place // coarse.num_shifts]
     shift = scorer.image_shift(place % coarse.num_shifts, psi)
     for k in range(3):
-        weights = torch.exp(posterior.logs(k) - posterior.level[:, k])
+        weights = torch.exp(
+            posterior.logs(k, torch.arange(6, device=device)) - posterior.level[:, k]
+        )
         for row in range(6):
             mine = (start.particle == row) & (start.classes == k)
             weights[posterior.cells.index[mine], row] = 0.0

@@ -126,8 +126,9 @@ def test_a_poor_class_is_emptied_for_more_outliers_than_it_has_members(clumps, e
 
 @pytest.mark.parametrize("step", [maximise, Marginalise()])
 @pytest.mark.parametrize("uncertainty", [1.0, 2.0])
-def test_an_emptied_class_takes_no_particle(step, uncertainty, device):
-    data = synthetic(30, sigma=1.0)
+@pytest.mark.parametrize("sigma", [0.1, 1.0])
+def test_an_emptied_class_takes_no_particle(step, sigma, uncertainty, device):
+    data = synthetic(30, sigma=sigma)
     images, grid = data.weighted(device), data.grid
     scorer = PoseScorer(data.averages.to(device), grid, search_of(grid.box), rings=12)
     prior = torch.tensor([0.0, -torch.inf, 0.0], device=device)
