@@ -4,7 +4,8 @@ With c_m(s) the circular harmonics of the weighted image and b_m(s) those of a r
 the class frame, the correlation at rotation psi is ``sum_m Re(exp(-i m psi) sum_s w conj(b) c)``:
 one small matrix product per angular order, then one product with cosines and sines. Orders of one
 parity only change sign under a half turn, so that half of the rotations come for free. The score
-matrix is reduced class by class and never kept.
+matrix is reduced class by class and never kept: to the best pose, and to how broad the likelihood
+is, over shifts at their best rotations times over rotations at the best shift.
 """
 
 import math
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cryo2d.em.fine import parabola_peak
+from cryo2d.em.logs import log_total_
 from cryo2d.geometry.polar import PolarGrid, even_size
 from cryo2d.geometry.transform import shift_phase
 
@@ -31,12 +33,14 @@ class CoarseBest:
         psi: rotation image -> class (radian).
         between: the same, interpolated between the rotations that were searched (radian).
         shift: index of the class-frame shift.
+        breadth: log likelihood summed over all poses, less that of the best one, nearly.
     """
 
     cross: Tensor
     psi: Tensor
     between: Tensor
     shift: Tensor
+    breadth: Tensor
 
 
 # Blocks of even and of odd angular orders, real and imaginary ``[m 2s n]`` each.
@@ -223,7 +227,9 @@ class CoarseBank:
             found[1].append(real[1::2].contiguous())
         return tuple(found[0]), tuple(found[1])
 
-    def best(self, images: ImageParts, pull: Tensor | None = None) -> CoarseBest:
+    def best(
+        self, images: ImageParts, pull: Tensor | None = None, scale: Tensor | None = None
+    ) -> CoarseBest:
         """Best rotation and shift of every class.
 
         Products are rounded (:func:`product_type`, :func:`rounded_products`): the best few are
@@ -232,22 +238,25 @@ class CoarseBank:
         Args:
             images: parts of the images.
             pull: what a shift by one pixel costs, and one by t pixels t^2 times ``[n]``.
+            scale: contrast scale, log likelihood over score ``[n]``; None for 1.
         """
-        blocks = in_blocks(images)
-        pull = torch.zeros_like(images[0][0][0, 0]) if pull is None else pull
-        pulls = pull.tensor_split(len(blocks))
-        with rounded_products(images[0][0].device):
-            found = [self._best_of_block(*each) for each in zip(blocks, pulls, strict=True)]
+        blocks, each = in_blocks(images), images[0][0][0, 0]
+        pull = torch.zeros_like(each) if pull is None else pull
+        scale = torch.ones_like(each) if scale is None else scale
+        of_block = zip(blocks, *(x.tensor_split(len(blocks)) for x in (pull, scale)), strict=True)
+        with rounded_products(each.device):
+            found = [self._best_of_block(*block) for block in of_block]
         return CoarseBest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
-    def _best_of_block(self, images: ImageParts, pull: Tensor) -> list[Tensor]:
+    def _best_of_block(self, images: ImageParts, pull: Tensor, scale: Tensor) -> list[Tensor]:
         """The columns of :class:`CoarseBest`, ``[n k]`` each."""
         room, num = _Room(self, images, self._product_type), images[0][0].shape[-1]
         cost = self.shift_cost(pull)
         even, odd = (
             room.keep.new_empty((self.num_classes, len(part), num)) for part in room.products
         )
-        shift = torch.stack([room.best(k, cost, even[k], odd[k]) for k in range(self.num_classes)])
+        looked = [room.best(k, cost, scale, even[k], odd[k]) for k in range(self.num_classes)]
+        shift, over_shifts = (torch.stack(column) for column in zip(*looked, strict=True))
         keep, change = (
             waves @ part.float() for waves, part in zip(room.waves, (even, odd), strict=True)
         )
@@ -256,8 +265,9 @@ class CoarseBank:
         near = (turned.gather(1, (r + step) % len(self.psi)) for step in (-1, 0, 1))
         offset, _ = parabola_peak(*near)
         psi, step = self.psi[r], 2.0 * math.pi / len(self.psi)
+        breadth = over_shifts + log_total_(turned.sub_(cross).mul_(scale), 1)
         cross = cross[:, 0] - cost.gather(0, shift)
-        columns = cross, psi[:, 0], (psi + step * offset)[:, 0], shift
+        columns = cross, psi[:, 0], (psi + step * offset)[:, 0], shift, breadth
         return [column.T for column in columns]
 
     def shift_cost(self, pull: Tensor) -> Tensor:
@@ -352,15 +362,18 @@ class _Room:
             for part, image, product in zip(*parts, strict=True):
                 torch.bmm(part, image, out=product)
 
-    def best(self, k: int, cost: Tensor, even: Tensor, odd: Tensor) -> Tensor:
-        """Index of the shift of the best pose ``[n]``.
+    def best(
+        self, k: int, cost: Tensor, scale: Tensor, even: Tensor, odd: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Index of the shift of the best pose, and breadth of the likelihood over shifts ``[n]``.
 
-        The place of a maximum takes far longer to find than its value, so that only that over
-        shifts is found here. Nothing is left of the parts of the score: memory.
+        The place of a maximum takes long to find, so that only that over shifts is found here.
+        Nothing is left of the parts of the score: memory.
 
         Args:
             k: class.
             cost: what is subtracted from the scores at each shift ``[t n]``.
+            scale: log likelihood over score ``[n]``.
             even: where to put the products of the even orders there ``[2m n]``.
             odd: those of the odd orders.
         """
@@ -370,11 +383,12 @@ class _Room:
         # the better of every two opposite rotations
         either = change.abs_().addmm_(waves, products)
         top = _largest(either).view(self._shifts, -1)
-        shift = (top - cost).max(dim=0).indices
+        top = top - cost
+        most, shift = top.max(dim=0)
         place = shift * len(self._row) + self._row
         for found, products in ((even, self.products[0]), (odd, self.products[1])):
             torch.gather(products, 1, place.expand(len(products), -1), out=found)
-        return shift
+        return shift, log_total_(top.sub_(most).mul_(scale))
 
 
 def _largest(scores: Tensor) -> Tensor:

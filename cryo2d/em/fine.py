@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryo2d.em.logs import log_total_
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.transform import rotate_vector, rotation_phase, shift_phase
 from cryo2d.physics.image import aligned, images_at_once
@@ -49,12 +50,14 @@ class RefinedPoses:
         cross: Re<CTF X / sigma^2, A> at the refined pose ``[p]``.
         pose_ess: effective number of rotations of the local grid ``[p]``.
         shift_ess: effective number of shifts of the local grid ``[p]``.
+        breadth: log of the mean likelihood on the local grid, less that of this pose ``[p]``.
     """
 
     poses: Poses
     cross: Tensor
     pose_ess: Tensor
     shift_ess: Tensor
+    breadth: Tensor
 
 
 def parabola_peak(before: Tensor, centre: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,12 +245,11 @@ class FineBank:
             pull: what a shift by one pixel costs, and one by t pixels t^2 times ``[n]``.
         """
         poses = self.snapped(poses)
-        sharpness = scale[poses.particle] / temperature
-        score = self.scores(image, poses)
+        scale, score = scale[poses.particle], self.scores(image, poses)
         if pull is None:
-            return self.peak(poses, score, sharpness)
+            return self.peak(poses, score, scale, temperature=temperature)
         own = pull[poses.particle]
-        return self.peak(poses, self.pulled(score, poses, own), sharpness, own)
+        return self.peak(poses, self.pulled(score, poses, own), scale, own, temperature)
 
     def pulled(self, score: Tensor, poses: Poses, pull: Tensor) -> Tensor:
         """Scores of the local grids less what their shifts cost ``[p r*q]``.
@@ -262,15 +264,21 @@ class FineBank:
         return (score.unflatten(1, (self.local.width, -1)) - cost[:, None]).flatten(1)
 
     def peak(
-        self, poses: Poses, score: Tensor, sharpness: Tensor, pull: Tensor | None = None
+        self,
+        poses: Poses,
+        score: Tensor,
+        scale: Tensor,
+        pull: Tensor | None = None,
+        temperature: float = 1.0,
     ) -> RefinedPoses:
         """Best pose near each given one, below the step of the local grid.
 
         Args:
             poses: starting poses.
             score: what :meth:`scores` or :meth:`pulled` found for them ``[p r*q]``.
-            sharpness: log likelihood over temperature per score ``[p]``, for the effective numbers.
+            scale: log likelihood over score ``[p]``.
             pull: of those that were pulled ``[p]``.
+            temperature: squared uncertainty factor, for the effective numbers.
         """
         local, row = self.local, torch.arange(len(score), device=score.device)
         width = local.width
@@ -288,10 +296,12 @@ class FineBank:
         move = torch.stack((x - middle + dx, y - middle + dy), dim=-1) * local.step
         shift = poses.shift + rotate_vector(move, -poses.psi)
         most = centre + up_r + up_y + up_x
-        logs = cube * sharpness[:, None, None, None]
+        breadth = log_total_((score - most[:, None]) * scale[:, None] + local.share.log(), 1)
+        logs = cube * (scale / temperature)[:, None, None, None]
         return RefinedPoses(
             Poses(poses.particle, poses.classes, psi % (2.0 * math.pi), shift),
             most if pull is None else most + pull * shift.square().sum(1),
             effective_number(logs.flatten(2).logsumexp(2)),
             effective_number(logs.flatten(2).logsumexp(1)),
+            breadth,
         )

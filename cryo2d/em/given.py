@@ -53,7 +53,7 @@ class KeepPoses:
         poses = Poses(particle, classes, psi[particle], shift[particle])
         found = scorer.likelihood(
             images,
-            RefinedPoses(poses, cross.flatten(), one, one),
+            RefinedPoses(poses, cross.flatten(), one, one, torch.zeros_like(one)),
             uncertainty**2 * log_prior[classes],
         )
         return Posterior.of(found, uncertainty=uncertainty)

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from cryo2d.em.coarse import CoarseBank, ImageParts, take_images
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import (
-    Posterior,
+from cryo2d.em.logs import (
     log_total_,
     most_of,
     raised_,
@@ -29,6 +28,7 @@ from cryo2d.em.posterior import (
     segment_argmax,
     segment_logsumexp,
 )
+from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import Candidates, PoseScorer
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid

@@ -1,6 +1,5 @@
-"""From log likelihoods to class posteriors."""
+"""From log likelihoods to class posteriors: the E-step."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -8,78 +7,14 @@ import torch
 from torch import Tensor
 
 from cryo2d.em.fine import Poses
+from cryo2d.em.logs import segment_argmax, segment_softmax
 from cryo2d.em.score import Candidates, PoseScorer
 from cryo2d.em.stats import SufficientStats, accumulate, add_taken
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.physics.preprocess import WeightedImages
 from cryo2d.types import Assignments
 
-FAINT = 1e-35  # part of a sum that is as good as nothing
-_GROUP = 32  # values of which the largest is looked at first, at most
 _LEAST = 0.02  # posterior weights below this are not worth their part of the sums
-
-
-def raised_(logs: Tensor) -> Tensor:
-    """Exponentials of logarithms that hardly exceed 0, in place, and at least :data:`FAINT`.
-
-    What float32 holds with fewer bits than usual takes ten times as long.
-    """
-    return logs.clamp_(min=math.log(FAINT)).exp_()
-
-
-def log_total_(logs: Tensor) -> Tensor:
-    """Log of the summed exponentials over the first axis; what it is given is lost."""
-    top = logs.amax(0)
-    return top + raised_(logs.sub_(top)).sum(0).log()
-
-
-def most_of(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest of each column ``[r n]`` and their rows ``[c n]``, in falling order.
-
-    They are in the groups with the largest maxima, which are far fewer than the rows.
-    """
-    size = next(size for size in range(_GROUP, 0, -1) if len(values) % size == 0)
-    grouped = values.unflatten(0, (-1, size)).amax(1)
-    best = grouped.topk(min(count, len(grouped)), dim=0).indices
-    inside = torch.arange(size, device=values.device)[:, None]
-    rows = (best[:, None] * size + inside).flatten(0, 1)
-    found, place = values.gather(0, rows).topk(min(count, len(rows)), dim=0)
-    return found, rows.gather(0, place)
-
-
-def rows_near(most: Tensor, margin: float) -> dict[int, Tensor]:
-    """Particles that have each class within a margin of their best ``[n k c]``, by any measure."""
-    near = (most >= most.amax(1, keepdim=True) - margin).any(2).T
-    parts = near.nonzero()[:, 1].split(near.sum(1).tolist())
-    return {k: rows for k, rows in enumerate(parts) if len(rows)}
-
-
-def segment_logsumexp(logs: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Log of the summed exponentials of ``[p]`` values in each segment; -inf in an empty one."""
-    top = torch.full((num_segments,), -torch.inf, device=logs.device)
-    top = top.scatter_reduce(0, segment, logs, "amax", include_self=True)
-    raised = torch.exp(logs - top[segment])
-    return top + torch.zeros_like(top).index_add_(0, segment, raised).log()
-
-
-def segment_softmax(logs: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Exponentials of ``[p]`` values over their sum in each segment; exact whatever their level."""
-    top = torch.full((num_segments,), -torch.inf, device=logs.device)
-    top = top.scatter_reduce(0, segment, logs, "amax", include_self=True)
-    raised = torch.exp(logs - top[segment])
-    return raised / torch.zeros_like(top).index_add_(0, segment, raised)[segment]
-
-
-def segment_argmax(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Row of the largest of ``[p]`` values in each segment, the first of equals; -1 in an empty."""
-    top = torch.full((num_segments,), -torch.inf, device=values.device)
-    top = top.scatter_reduce(0, segment, values, "amax")
-    last = len(values)
-    row = torch.arange(last, device=values.device)
-    at_top = torch.where(values == top[segment], row, last)
-    first = torch.full((num_segments,), last, device=values.device)
-    first = first.scatter_reduce(0, segment, at_top, "amin")
-    return torch.where(first < last, first, -1)
 
 
 class PosePosterior(Protocol):
@@ -136,7 +71,7 @@ class Expectation(Protocol):
 def maximise(
     scorer: PoseScorer, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
 ) -> "Posterior":
-    """E-step with the best pose of each class: an :class:`Expectation`."""
+    """E-step whose classes are told by all poses, on the best of each: an :class:`Expectation`."""
     found = scorer.candidates(images, log_prior=log_prior, uncertainty=uncertainty)
     return Posterior.of(found, uncertainty=uncertainty)
 
@@ -161,9 +96,13 @@ class Posterior:
 
     @classmethod
     def of(cls, candidates: Candidates, *, uncertainty: float) -> "Posterior":
-        """p ~ exp(loglik / f^2) = exp(-chi2 / (2 f^2)), over classes; poses are maximised."""
+        """p ~ exp(evidence / f^2), over classes, on the best pose of each.
+
+        Poses that are not told apart speak for their class together. Where there is one,
+        p ~ exp(-chi2 / (2 f^2)).
+        """
         particle, num = candidates.poses.particle, candidates.num_particles
-        logs = candidates.loglik / uncertainty**2
+        logs = candidates.evidence / uncertainty**2
         weight = segment_softmax(logs, particle, num)
         square = torch.zeros(num, device=weight.device).index_add_(0, particle, weight**2)
         return cls.weighted(candidates, weight, 1.0 / square)

@@ -19,6 +19,7 @@ from torch import Tensor
 from cryo2d.em.centring import reach
 from cryo2d.em.coarse import CoarseBank, ImageParts
 from cryo2d.em.fine import FineBank, LocalGrid, Poses, RefinedPoses
+from cryo2d.em.logs import FAINT
 from cryo2d.em.search import PoseSearch
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_power
@@ -35,6 +36,7 @@ class Candidates:
     Attributes:
         poses: refined poses.
         loglik: log likelihood gain over an empty image ``[p]``.
+        evidence: that of the class, all its poses summed over ``[p]``.
         cross_cor: 2 Re<CTF X / sigma^2, A> ``[p]``.
         slice_pow: |CTF A / sigma|^2 ``[p]``.
         pose_ess: effective number of rotations ``[p]``.
@@ -44,6 +46,7 @@ class Candidates:
 
     poses: Poses
     loglik: Tensor
+    evidence: Tensor
     cross_cor: Tensor
     slice_pow: Tensor
     pose_ess: Tensor
@@ -55,6 +58,7 @@ class Candidates:
         return Candidates(
             poses=self.poses[rows],
             loglik=self.loglik[rows],
+            evidence=self.evidence[rows],
             cross_cor=self.cross_cor[rows],
             slice_pow=self.slice_pow[rows],
             pose_ess=self.pose_ess[rows],
@@ -159,6 +163,9 @@ class PoseScorer:
     ) -> Candidates:
         """Score particles against every class and refine the best.
 
+        Of each class the best coarse pose is refined; the others count in its evidence with what
+        the dense search finds of them.
+
         Args:
             images: weighted particles.
             log_prior: log weight of each class ``[k]``.
@@ -166,11 +173,11 @@ class PoseScorer:
         """
         temperature = uncertainty**2
         pull = temperature * self.pull_on(images.scale)
-        best = self.coarse.best(self.coarse_parts(images), pull)
+        best = self.coarse.best(self.coarse_parts(images), pull, images.scale)
         coarse = images.scale[:, None] * best.cross - self.coarse_norm(images)
         coarse = coarse + temperature * log_prior
         count = min(self.search.num_candidates(uncertainty), coarse.shape[1])
-        value, classes = coarse.topk(count, dim=1)
+        value, classes = (coarse + best.breadth).topk(count, dim=1)
         near = value >= value[:, :1] - self.search.behind(temperature)
         row = torch.arange(len(images), device=classes.device)
         particle = row[:, None].expand_as(classes)
@@ -186,7 +193,10 @@ class PoseScorer:
             pull=pull,
         )
         prior = log_prior[found.poses.classes] + self.log_shift(found.poses)
-        return self.likelihood(images, found, temperature * prior)
+        refined = self.likelihood(images, found, temperature * prior)
+        others = best.breadth[particle, classes].expm1().clamp(min=FAINT).log()
+        others = coarse[particle, classes] + others
+        return replace(refined, evidence=torch.logaddexp(refined.evidence, others))
 
     def slice_power(self, images: WeightedImages, poses: Poses) -> Tensor:
         """|CTF A / sigma|^2 of poses ``[p]``, which does not depend on the pose."""
@@ -195,13 +205,17 @@ class PoseScorer:
     def likelihood(
         self, images: WeightedImages, found: RefinedPoses, log_prior: Tensor
     ) -> Candidates:
-        """Log likelihood of refined poses, with their log prior ``[p]``."""
+        """Log likelihood of refined poses, with their log prior ``[p]``.
+
+        The evidence is that of their local grids alone.
+        """
         slice_pow = self.slice_power(images, found.poses)
         alpha = images.scale[found.poses.particle]
-        loglik = alpha * found.cross - 0.5 * alpha**2 * slice_pow
+        loglik = alpha * found.cross - 0.5 * alpha**2 * slice_pow + log_prior
         return Candidates(
             poses=found.poses,
-            loglik=loglik + log_prior,
+            loglik=loglik,
+            evidence=loglik + found.breadth,
             cross_cor=2.0 * found.cross,
             slice_pow=slice_pow,
             pose_ess=found.pose_ess,

@@ -191,3 +191,29 @@ def test_between_the_rotations_lies_the_true_one(device):
     assert float(between.square().mean()) < 0.3 * float(searched.square().mean())
     away = angle_between(found.between.cpu(), found.psi.cpu())
     assert float(away.max()) <= step + 1e-4
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
+def test_breadth_is_nearly_that_of_the_likelihood_over_all_poses(sigma, device):
+    data = synthetic(100, rings=10, sigma=sigma)
+    images, num_rotations, shifts = data.weighted(device), 64, shift_disc(3.0, 0.8)
+    bank = CoarseBank(
+        data.grid.harmonics(data.grid.sample(data.averages.to(device))),
+        data.grid,
+        band=torch.ones(10),
+        shifts=shifts,
+        num_rotations=num_rotations,
+        offset=OFFSET,
+        extent=32.0,
+    )
+    parts = bank.parts(data.grid.harmonics(images.image))
+    logs = torch.stack([bank.scores(parts, k) for k in range(3)], dim=2)  # [r*t n k]
+    exact = logs.logsumexp(0) - logs.amax(0)
+    away = bank.best(parts).breadth - exact
+    assert float(away.abs().mean()) < 0.5
+    # from class to class of a particle, which is what decides between them
+    differs = [x - x.mean(1, keepdim=True) for x in (away, exact)]
+    assert float(differs[0].std()) < 0.75 * float(differs[1].std())
+    # all poses are alike without contrast
+    flat = bank.best(parts, scale=torch.zeros(100, device=device)).breadth
+    torch.testing.assert_close(flat, torch.full_like(flat, math.log(num_rotations * len(shifts))))

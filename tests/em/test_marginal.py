@@ -8,7 +8,7 @@ from synthetic import Synthetic, angle_between, synthetic
 
 from cryo2d.em.fine import LocalGrid
 from cryo2d.em.marginal import Marginalise, MarginalPosterior
-from cryo2d.em.posterior import maximise
+from cryo2d.em.posterior import Posterior, maximise
 from cryo2d.em.prior import FrcRegularizer
 from cryo2d.em.score import PoseScorer
 from cryo2d.em.search import PoseSearch
@@ -236,6 +236,24 @@ def test_clear_particles_get_what_maximisation_gives_them(device):
     same = sums(data, best.hard(), images)
     scale = float(same.num.abs().max())
     torch.testing.assert_close(hard.num, same.num, atol=0.1 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0])
+def test_classes_of_the_best_poses_are_nearly_those_of_all(sigma, device):
+    data = synthetic(200, sigma=sigma)
+    scorer, images = scorer_of(data, device), data.weighted(device)
+    prior = torch.zeros(3, device=device)
+    exact = Marginalise()(scorer, images, log_prior=prior, uncertainty=1.0).classes
+    best = maximise(scorer, images, log_prior=prior, uncertainty=1.0).candidates
+    # the best pose of each class alone
+    alone = dataclasses.replace(best, evidence=best.loglik)
+    away = []
+    for found in (best, alone):
+        classes, pair = torch.zeros_like(exact), (found.poses.particle, found.poses.classes)
+        classes[pair] = Posterior.of(found, uncertainty=1.0).weight
+        away.append(float((classes - exact).abs().sum(1).mean()) / 2)
+    assert away[0] < 0.5 * away[1]
+    assert away[0] < 0.06
 
 
 def test_noise_alone_raises_no_ghost_of_the_reference(device):

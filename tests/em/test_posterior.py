@@ -6,7 +6,7 @@ import torch
 from reference import posterior
 
 from cryo2d.em.fine import Poses
-from cryo2d.em.posterior import Posterior, most_of, segment_argmax, segment_logsumexp
+from cryo2d.em.posterior import Posterior
 from cryo2d.em.score import Candidates
 
 PARTICLES, CLASSES = 5, 4
@@ -21,11 +21,12 @@ def candidates(device: torch.device, seed: int = 0, missing: bool = True) -> Can
         kept = (classes != particle % CLASSES) | (particle == 0)
         classes, particle = classes[kept], particle[kept]
     count = len(classes)
-    columns = 3.0 * torch.rand((7, count), generator=generator)
+    columns = 3.0 * torch.rand((8, count), generator=generator)
     poses = Poses(particle, classes, columns[0], columns[1:3].T)
     poses = Poses(*(value.to(device) for value in vars(poses).values()))
-    loglik, cross, power, pose_ess = columns[3:].to(device)
-    return Candidates(poses, loglik, cross, power, pose_ess + 1, pose_ess + 2, PARTICLES)
+    loglik, evidence, cross, power, pose_ess = columns[3:].to(device)
+    ess = pose_ess + 1, pose_ess + 2
+    return Candidates(poses, loglik, evidence, cross, power, *ess, PARTICLES)
 
 
 def tables(found: Candidates, values: torch.Tensor, fill: float) -> np.ndarray:
@@ -40,7 +41,7 @@ def tables(found: Candidates, values: torch.Tensor, fill: float) -> np.ndarray:
 def test_posterior_by_definition(uncertainty, device):
     found = candidates(device)
     ours = tables(found, Posterior.of(found, uncertainty=uncertainty).weight, 0.0)
-    error = tables(found, -2.0 * found.loglik, np.inf)
+    error = tables(found, -2.0 * found.evidence, np.inf)
     for mine, theirs in zip(ours, error, strict=True):
         np.testing.assert_allclose(mine, posterior(theirs, uncertainty), atol=1e-5)
 
@@ -52,12 +53,12 @@ def test_it_sums_to_one_and_knows_no_offset(device):
     torch.testing.assert_close(total, torch.ones_like(total))
     # each particle has an offset of its own: its image power
     offset = torch.tensor([0.0, 1e4, -1e4, 3.0, 900.0], device=device)[found.poses.particle]
-    moved = dataclasses.replace(found, loglik=found.loglik + offset)
+    moved = dataclasses.replace(found, evidence=found.evidence + offset)
     torch.testing.assert_close(
         Posterior.of(moved, uncertainty=1.5).weight, weight, atol=2e-3, rtol=0
     )
     # far beyond what single precision resolves, the likeliest are equals
-    far = dataclasses.replace(found, loglik=found.loglik + 1e8)
+    far = dataclasses.replace(found, evidence=found.evidence + 1e8)
     weight = Posterior.of(far, uncertainty=1.5).weight
     total = torch.zeros(PARTICLES, device=device).index_add_(0, found.poses.particle, weight)
     torch.testing.assert_close(total, torch.ones_like(total))
@@ -66,7 +67,7 @@ def test_it_sums_to_one_and_knows_no_offset(device):
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e3, 1e6, 1e12])
 def test_no_likelihood_is_too_small_or_too_large(scale, device):
     found = candidates(device)
-    found = dataclasses.replace(found, loglik=scale * found.loglik)
+    found = dataclasses.replace(found, evidence=scale * found.evidence)
     ours = Posterior.of(found, uncertainty=1.0)
     total = torch.zeros(PARTICLES, device=device).index_add_(0, found.poses.particle, ours.weight)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
@@ -96,7 +97,7 @@ def test_effective_classes_by_definition(device):
 def test_the_best_candidate_is_the_most_probable(device):
     found = candidates(device)
     whole = Posterior.of(found, uncertainty=1.0)
-    expected = tables(found, found.loglik, -np.inf).argmax(1)
+    expected = tables(found, found.evidence, -np.inf).argmax(1)
     np.testing.assert_array_equal(found.poses.classes[whole.best].cpu().numpy(), expected)
     np.testing.assert_array_equal(
         found.poses.particle[whole.best].cpu().numpy(), np.arange(PARTICLES)
@@ -109,7 +110,7 @@ def test_the_best_candidate_is_the_most_probable(device):
 def test_of_equal_candidates_one_is_best(device):
     found = candidates(device, missing=False)
     tied = Posterior.of(
-        dataclasses.replace(found, loglik=torch.zeros_like(found.loglik)), uncertainty=1.0
+        dataclasses.replace(found, evidence=torch.zeros_like(found.evidence)), uncertainty=1.0
     )
     assert float(tied.hard().weight.sum()) == PARTICLES
     torch.testing.assert_close(tied.weight, torch.full_like(tied.weight, 1 / CLASSES))
@@ -137,23 +138,3 @@ def test_assignments_are_those_of_the_best_candidate(device):
         other = dataclasses.replace(got, alpha=factor * got.alpha_min)
         least = dataclasses.replace(got, alpha=got.alpha_min)
         assert bool((other.error >= least.error - 1e-4).all())
-
-
-def test_segments(device):
-    logs = torch.tensor([0.0, 1.0, 2.0, -1e30, 5.0], device=device)
-    segment = torch.tensor([0, 1, 0, 1, 2], device=device)
-    expected = torch.stack((logs[[0, 2]].logsumexp(0), logs[1], logs[4], torch.log(0 * logs[0])))
-    torch.testing.assert_close(segment_logsumexp(logs, segment, 4), expected)
-    assert segment_argmax(logs, segment, 4).tolist() == [2, 1, 4, -1]
-    assert segment_argmax(torch.zeros(5, device=device), segment, 3).tolist() == [0, 1, 4]
-
-
-@pytest.mark.parametrize(("rows", "count"), [(720, 8), (7, 8), (31 * 37, 8), (64, 1)])
-def test_the_most_of_each_column_are_found(rows, count, device):
-    values = torch.randn((rows, 50), generator=torch.Generator().manual_seed(4)).to(device)
-    # a mass of the largest in one group, and none
-    values[: min(rows, 20), 0] += 50.0
-    found, place = most_of(values, count)
-    expected = values.topk(min(rows, count), dim=0)
-    assert torch.equal(found, expected.values)
-    assert torch.equal(place, expected.indices)

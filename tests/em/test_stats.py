@@ -25,7 +25,7 @@ def soft(data: Synthetic, device: torch.device, seed: int = 0) -> Posterior:
     every = dataclasses.replace(poses[row], classes=classes)
     logs = torch.rand(CLASSES * count, generator=generator).to(device)
     one = torch.ones_like(logs)
-    return Posterior.of(Candidates(every, logs, one, one, one, one, count), uncertainty=1.0)
+    return Posterior.of(Candidates(every, logs, logs, one, one, one, one, count), uncertainty=1.0)
 
 
 def zeros(data: Synthetic, device: torch.device, groups: int = 1) -> SufficientStats:
