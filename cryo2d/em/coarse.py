@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cryo2d.em.fine import parabola_peak
-from cryo2d.em.logs import log_total_
+from cryo2d.em.logs import log_breadth_, raised_
 from cryo2d.geometry.polar import PolarGrid, even_size
 from cryo2d.geometry.transform import shift_phase
 
@@ -265,7 +265,7 @@ class CoarseBank:
         near = (turned.gather(1, (r + step) % len(self.psi)) for step in (-1, 0, 1))
         offset, _ = parabola_peak(*near)
         psi, step = self.psi[r], 2.0 * math.pi / len(self.psi)
-        breadth = over_shifts + log_total_(turned.sub_(cross).mul_(scale), 1)
+        breadth = over_shifts + log_breadth_(turned, cross, scale)
         cross = cross[:, 0] - cost.gather(0, shift)
         columns = cross, psi[:, 0], (psi + step * offset)[:, 0], shift, breadth
         return [column.T for column in columns]
@@ -388,7 +388,7 @@ class _Room:
         place = shift * len(self._row) + self._row
         for found, products in ((even, self.products[0]), (odd, self.products[1])):
             torch.gather(products, 1, place.expand(len(products), -1), out=found)
-        return shift, log_total_(top.sub_(most).mul_(scale))
+        return shift, raised_(top.sub_(most).mul_(scale)).sum(0).log()
 
 
 def _largest(scores: Tensor) -> Tensor:

@@ -23,6 +23,24 @@ def log_total_(logs: Tensor, dim: int = 0) -> Tensor:
     return top.squeeze(dim) + raised_(logs.sub_(top)).sum(dim).log()
 
 
+def log_breadth_(scores: Tensor, most: Tensor, scale: Tensor) -> Tensor:
+    """Log of the likelihood summed over the scores of each class, less that of the best.
+
+    What it is given is lost. A class at a time stays in the caches of a CPU.
+
+    Args:
+        scores: ``[k r n]``.
+        most: the largest of them ``[k 1 n]``.
+        scale: log likelihood over score ``[n]``.
+    """
+    parts = (scores,) if scores.is_cuda else scores.split(1)
+    tops = most.split(len(parts[0]))
+    sums = [
+        raised_(part.sub_(top).mul_(scale)).sum(1) for part, top in zip(parts, tops, strict=True)
+    ]
+    return torch.cat(sums).log()
+
+
 def most_of(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest of each column ``[r n]`` and their rows ``[c n]``, in falling order.
 
