@@ -33,7 +33,7 @@ class CoarseBest:
         psi: rotation image -> class (radian).
         between: the same, interpolated between the rotations that were searched (radian).
         shift: index of the class-frame shift.
-        breadth: log likelihood summed over all poses, less that of the best one, nearly.
+        breadth: log of the likelihood summed over all poses, less that of the best, nearly.
     """
 
     cross: Tensor

@@ -24,9 +24,9 @@ def log_total_(logs: Tensor, dim: int = 0) -> Tensor:
 
 
 def log_breadth_(scores: Tensor, most: Tensor, scale: Tensor) -> Tensor:
-    """Log of the likelihood summed over the scores of each class, less that of the best.
+    """Log of the likelihood summed over the poses of each class, less that of the best.
 
-    What it is given is lost. A class at a time stays in the caches of a CPU.
+    The scores are lost. A class at a time stays in the caches of a CPU.
 
     Args:
         scores: ``[k r n]``.
