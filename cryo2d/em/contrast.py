@@ -14,6 +14,7 @@ from torch import Tensor
 from cryo2d.em.stats import SufficientStats
 from cryo2d.geometry.polar import PolarGrid
 
+LEAST_SCALE, MOST_SCALE = 0.2, 5.0  # of a particle, where an average one has 1
 ICE = 0.1  # standard deviation of the contrast between particles, beside noise
 
 
@@ -52,3 +53,19 @@ class Contrasts:
     def at(self, part: Tensor) -> Tensor:
         """Contrast below which some part of the members of each class lies ``[k]``."""
         return (self.mean + self.deviation * torch.special.ndtri(part)).clamp(min=0.0)
+
+
+def normalised(scale: Tensor, optics: Tensor, groups: int) -> Tensor:
+    """Contrast scales with mean 1 in each optics group, so that they and averages stay apart.
+
+    Args:
+        scale: of the particles ``[n]``.
+        optics: optics group of each ``[n]``.
+        groups: number of groups.
+
+    Returns:
+        Scales ``[n]``, none beyond the least and the most.
+    """
+    total = scale.new_zeros(groups).index_add_(0, optics, scale)
+    count = torch.bincount(optics, minlength=groups).clamp(min=1)
+    return (scale / (total / count)[optics].clamp(min=1e-6)).clamp(LEAST_SCALE, MOST_SCALE)

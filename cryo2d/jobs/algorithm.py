@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from cryo2d.em.anneal import ResolutionRamp, Uncertainty
 from cryo2d.em.clamp import ClampedSolver
+from cryo2d.em.faint import Faint
 from cryo2d.em.given import KeepPoses
 from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
@@ -25,6 +26,7 @@ from cryo2d.training.judge import SAMPLE, Judge
 log = logging.getLogger(__name__)
 
 RAMP = 0.7  # part of the online iterations in which the resolution of the alignment rises
+SHAPED = 0.15  # part of the online iterations after which averages have taken shape
 NEVER = 1 << 62
 FEW_CLASSES = 20  # up to here poses are marginalised unless model.force_max says otherwise
 FINEST, MOST_SHIFT = 15.0, 0.06  # detail (Angstrom) and shift (of the box) classes are compared to
@@ -56,6 +58,7 @@ def em_settings(
         perturb_poses=cfg.model.perturb_poses,
         seed=cfg.seed,
         judge=judge_of(cfg, known),
+        faint=None if known else faint_of(cfg),
     )
 
 
@@ -68,14 +71,27 @@ def judge_of(cfg: DictConfig, known: KeepPoses | None) -> Judge | None:
 
 
 def expectation_of(cfg: DictConfig) -> Expectation:
-    """The E-step: poses are summed over for few classes, maximised for many."""
-    return maximise if forces_max(cfg) else Marginalise()
+    """The E-step: poses are summed over for few classes, maximised for many.
+
+    Before the particles decide that, they are summed over from given averages, which could only be
+    spoiled, and maximised from random ones, which say nothing yet.
+    """
+    if forces_max(cfg) and not (faint_of(cfg) and cfg.model.initial_references):
+        return maximise
+    return Marginalise()
 
 
 def forces_max(cfg: DictConfig) -> bool:
     """Whether only the best pose of each class counts."""
     asked: bool | None = cfg.model.force_max
     return cfg.model.num_classes > FEW_CLASSES if asked is None else asked
+
+
+def faint_of(cfg: DictConfig) -> Faint | None:
+    """Whether particles decide how poses are taken, as long as no setting says it."""
+    if cfg.model.force_max is not None or not forces_max(cfg):
+        return None
+    return Faint(max(3, round(SHAPED * cfg.optimizer.iterations)), Marginalise(), maximise)
 
 
 def uncertainty_of(cfg: DictConfig) -> Uncertainty:

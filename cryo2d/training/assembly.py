@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cryo2d.em.faint import Faint
 from cryo2d.em.posterior import Expectation
 from cryo2d.em.search import PoseSearch
 from cryo2d.geometry.polar import PolarGrid
@@ -112,6 +113,7 @@ class EmSettings:
         step_size: iteration -> step size of the online update.
         transfer: transfer function.
         expectation: how poses enter the posterior.
+        faint: decides that anew once it is known what particles gain; None if it stays.
         scale_per_particle: whether contrast scales are estimated from the second iteration on.
         hard_last: whether the last iteration puts each particle into its best class alone.
         gather_junk: whether passes over all particles put outliers into the class that has most.
@@ -139,3 +141,10 @@ class EmSettings:
     perturb_poses: bool
     seed: int
     judge: Judge | None = None
+    faint: Faint | None = None
+
+    def decided(self, faint: bool | None) -> Expectation:
+        """How poses enter the posterior; ``faint`` is None before the particles have decided."""
+        if self.faint is None or faint is None:
+            return self.expectation
+        return self.faint.faint if faint else self.faint.clear

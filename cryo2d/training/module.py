@@ -13,6 +13,7 @@ from torch import Tensor
 from cryo2d.data.sampler import Plan, Shares
 from cryo2d.em.centring import shift_pull
 from cryo2d.em.coarse import PORTION
+from cryo2d.em.contrast import MOST_SCALE, normalised
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import OnlineEM
 from cryo2d.em.outlier import Gains, Gathering, free_blob
@@ -34,8 +35,6 @@ from cryo2d.training.summary import Step, VisitLog, summarize
 from cryo2d.training.sums import Sums
 from cryo2d.training.threads import Threads
 from cryo2d.types import Assignments, IterationSummary, ParticleBatch
-
-LEAST_SCALE, MOST_SCALE = 0.2, 5.0
 
 
 class Classification(pl.LightningModule):
@@ -90,6 +89,7 @@ class Classification(pl.LightningModule):
         self.register_buffer("typical", torch.zeros(model.num_classes))
         self.register_buffer("pull", torch.zeros(()))
         self._found: dict[str, Tensor] = {}
+        self._faint: bool | None = None  # whether particles gain too little to tell their poses
         self._judgement: Judgement | None = None  # of the last iteration
         self._sums: Sums | None = None
         self._scorers: list[PoseScorer] = []  # of everything, or of each half-set
@@ -151,6 +151,9 @@ class Classification(pl.LightningModule):
         self._junk, self._judgement, judge = None, None, self.settings.judge
         if judge and len(self._scorers) > 1 and iteration == self.plan.total - 1:
             self._judgement = judge.begin(self._online, self.search.max_shift, len(self.halves))
+        faint = self.settings.faint
+        if faint and iteration == faint.iteration:
+            self._faint = faint(self.gains, self._scorers[0].log_choices)
         if self.plan.is_full(iteration) and self._found:
             gains = Gains.of(self.gains, self._found["class_index"], self.model.num_classes)
             self.typical.copy_(gains.typical)
@@ -232,7 +235,7 @@ class Classification(pl.LightningModule):
     def _search(self, images: WeightedImages, scorer: PoseScorer, sums: Sums) -> Assignments:
         """Find classes and poses, and add the particles to the sums."""
         iteration, stats = self.current_epoch, sums.stats
-        posterior = self.settings.expectation(
+        posterior = self.settings.decided(self._faint)(
             scorer,
             images,
             log_prior=self._junk.log_prior if self._junk else torch.zeros_like(self.typical),
@@ -321,7 +324,7 @@ class Classification(pl.LightningModule):
             workers=self._threads,
         )
         if self.settings.scale_per_particle:
-            self._normalise_scale()
+            self.scale.copy_(normalised(self.scale, self.optics, len(self.model.noise)))
         self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
         kept, seen = self._kept.tolist()
         self.summary = summarize(
@@ -375,23 +378,16 @@ class Classification(pl.LightningModule):
                 self.gains[index] = part[:, -1]
         return sums.replaced(total)
 
-    def _normalise_scale(self) -> None:
-        """Mean scale 1 in each optics group: scale and averages stay apart. Then clipped."""
-        groups = len(self.model.noise)
-        total = torch.zeros(groups, device=self.device).index_add_(0, self.optics, self.scale)
-        count = torch.bincount(self.optics, minlength=groups).clamp(min=1)
-        self.scale /= (total / count)[self.optics].clamp(min=1e-6)
-        self.scale.clamp_(LEAST_SCALE, MOST_SCALE)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is handed over in the end too: there may be no iteration left to find it."""
         checkpoint["assignments"] = dict(self._found)
         # the same run leaves the same checkpoint, however long it took
         summary = None if self.summary is None else vars(self.summary) | {"seconds": 0.0}
         checkpoint["summary"] = summary
+        checkpoint["faint"] = self._faint
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self._found = dict(checkpoint["assignments"])
-        summary = checkpoint["summary"]
+        summary, self._faint = checkpoint["summary"], checkpoint["faint"]
         self.summary = None if summary is None else IterationSummary(**summary)

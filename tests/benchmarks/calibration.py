@@ -47,9 +47,10 @@ MODES = {
     "given, summed over": [*GIVEN, "model.force_max=false"],
     "learned, summed over": [*LEARNED, "model.force_max=false", OWN],
     "learned, summed over, crossed": [*LEARNED, "model.force_max=false", CROSS],
-    "learned, summed over, calibrated (default)": [*LEARNED, "model.force_max=false"],
+    "learned, calibrated (default)": LEARNED,
+    "learned, summed over, calibrated": [*LEARNED, "model.force_max=false"],
     "learned, maximised": [*LEARNED, "model.force_max=true", OWN],
-    "learned, maximised, calibrated (default)": [*LEARNED, "model.force_max=true"],
+    "learned, maximised, calibrated": [*LEARNED, "model.force_max=true"],
     "learned, maximised, crossed": [*LEARNED, "model.force_max=true", CROSS],
 }
 

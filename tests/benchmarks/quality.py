@@ -5,10 +5,12 @@
 SET is a folder with particles.star and truth.npz, or ``NAME:key=value,...`` to simulate one: keys
 are those of ``simulation``, and settings of the classification where they have a dot, as in
 ``rare:rarest=0.01,model.num_classes=60``. The ruler is a script that prints one JSON object for
-``TRUTH.npz PARTICLES.star --averages CLASS_AVERAGES.mrcs``. Prints one row per set: the median over
-the seeds, then the spread. Besides the ruler's measures:
+``TRUTH.npz PARTICLES.star --averages CLASS_AVERAGES.mrcs`` and has a function that compares an
+average with the truth, ``frc_against(average, view, pixel_size)``. Prints one row per set: the
+median over the seeds, then the spread. Besides the ruler's measures:
 
-    resol./true  half-set resolution of the averages (FRC 0.143) over that against the truth (0.5)
+    resol./true  half-set resolution (FRC 0.143) over that against the truth (0.5) of the same
+                 average, median of the views that are found
     overconf.    mean class posterior of the good particles less the share that sits with its kind
     seeds        ARI between the classes of good particles in two runs, all pairs of seeds
     visits       of each particle
@@ -18,20 +20,24 @@ import argparse
 import itertools
 import json
 import re
+import runpy
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import starfile
 
 SIMULATION_SEED = 7
+SHOWN = 0.005  # of the particles, that a class of a view has at least
 COLUMNS = {
     "views_found": "views",
     "purity": "purity",
@@ -78,17 +84,25 @@ class Set:
 
 @dataclass(frozen=True)
 class Truth:
-    """What the particles of a stack are: good or not, and their view, or molecule."""
+    """What the particles of a stack are: good or not, and their view, or molecule.
+
+    Attributes:
+        good: whether a particle is one ``[n]``.
+        label: its view, or molecule where there are no fixed views ``[n]``.
+        views: the fixed views ``[v y x]``, or None.
+    """
 
     good: np.ndarray
     label: np.ndarray
+    views: np.ndarray | None
 
     @classmethod
     def of(cls, path: Path) -> "Truth":
         """Read a truth.npz."""
         with np.load(path, allow_pickle=False) as truth:
             fixed = bool((truth["view"] >= 0).any())
-            return cls(truth["kind"] == 0, truth["view" if fixed else "species"])
+            views = truth["clean_views"] if fixed else None
+            return cls(truth["kind"] == 0, truth["view" if fixed else "species"], views)
 
 
 def cryo2d(*words: str) -> None:
@@ -109,7 +123,9 @@ def ari(first: np.ndarray, second: np.ndarray) -> float:
     return (both - chance) / (most - chance) if most != chance else 1.0
 
 
-def results(run: Path, truth: Truth, found: dict[str, Any]) -> np.ndarray:
+def results(
+    run: Path, truth: Truth, found: dict[str, Any], frc_against: Callable[..., float]
+) -> np.ndarray:
     """Add measures of a run's own files to those of the ruler; the classes ``[n]``, -1 for none."""
     rows = starfile.read(run / "particles.star", always_dict=True)["particles"]
     row = rows["rlnImageName"].str.split("@").str[0].astype(int).to_numpy() - 1
@@ -118,22 +134,25 @@ def results(run: Path, truth: Truth, found: dict[str, Any]) -> np.ndarray:
     posterior = np.full(len(truth.good), np.nan)
     posterior[row] = rows["rlnMaxValueProbDistribution"]
     good = truth.good & (classes >= 0)
-    table = starfile.read(run / "class_averages.star", always_dict=True)["model_classes"]
-    resolution = table["rlnEstimatedResolution"].to_numpy(dtype=float)
     right = np.zeros(len(good), dtype=bool)
-    largest: dict[int, int] = {}
+    best: dict[int, tuple[int, int]] = {}  # members and number of the best class of each view
     for k in np.unique(classes[good]):
         own = good & (classes == k)
         major = int(np.bincount(truth.label[own]).argmax())
-        right |= own & (truth.label == major)
-        rival = largest.get(major)
-        if rival is None or own.sum() > (good & (classes == rival)).sum():
-            largest[major] = int(k)
+        here = own & (truth.label == major)
+        right |= here
+        if own.sum() >= SHOWN * len(good) and here.sum() >= 0.5 * own.sum():
+            best[major] = max(best.get(major, (0, 0)), (int(own.sum()), int(k)))
     found["overconfidence"] = float(posterior[good].mean() - right[good].mean())
-    if found.get("frc05_A"):
-        half = np.median(resolution[list(largest.values())])
-        found["frc_ratio"] = float(half) / found["frc05_A"]
+    table = starfile.read(run / "class_averages.star", always_dict=True)["model_classes"]
     found["empty"] = len(table) - found["classes"]
+    if found.get("frc05_A") and truth.views is not None:
+        resolution = table["rlnEstimatedResolution"].to_numpy(dtype=float)
+        with mrcfile.open(run / "class_averages.mrcs") as file:
+            averages, pixel = file.data.astype(float), float(file.voxel_size.x)
+        pairs = [(k, averages[k], truth.views[view].astype(float)) for view, (_, k) in best.items()]
+        ratios = [resolution[k] / frc_against(own, view, pixel) for k, own, view in pairs]
+        found["frc_ratio"] = float(np.median(ratios))
     return classes
 
 
@@ -156,7 +175,8 @@ def measure(
         text=True,
     )
     found = json.loads(printed.stdout)
-    classes = results(run, Truth.of(truth), found)
+    frc_against = runpy.run_path(str(ruler))["frc_against"]
+    classes = results(run, Truth.of(truth), found, frc_against)
     lines = (run / "metrics.csv").read_text().splitlines()
     values = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     visits = sum(float(row["particles"]) for row in values)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from synthetic import synthetic
 
-from cryo2d.em.contrast import ICE, Contrasts
+from cryo2d.em.contrast import ICE, LEAST_SCALE, MOST_SCALE, Contrasts, normalised
 from cryo2d.em.stats import SufficientStats, accumulate
 
 
@@ -44,3 +44,15 @@ def test_parts_of_the_members(device):
     torch.testing.assert_close(low.cpu(), torch.tensor([0.9, 1.0, 0.0]), atol=1e-3, rtol=0)
     last = found[torch.tensor([2], device=device)]
     assert last.mean.tolist() == pytest.approx([0.1])
+
+
+def test_scales_have_mean_one_in_each_group_and_are_clipped(device):
+    optics = torch.arange(60, device=device) % 2
+    scale = 1.0 + 4.0 * optics + 0.1 * torch.arange(60, device=device).remainder(3)
+    found = normalised(scale, optics, 2)
+    for group in (0, 1):
+        assert float(found[optics == group].mean()) == pytest.approx(1.0, abs=1e-4)
+    scale[:4] = torch.tensor([0.0, 0.0, 1e3, 1e3])
+    found = normalised(scale, optics, 2)
+    assert float(found.min()) == pytest.approx(LEAST_SCALE)
+    assert float(found.max()) <= MOST_SCALE

@@ -10,6 +10,7 @@ from synthetic import PIXEL, Synthetic, angle_between, search_of, synthetic
 
 from cryo2d.data.sampler import VisitPlan
 from cryo2d.em.anneal import PowerLaw, ResolutionRamp, Uncertainty
+from cryo2d.em.faint import Faint
 from cryo2d.em.marginal import Marginalise
 from cryo2d.em.model import ClassModel
 from cryo2d.em.online import NoiseModel, OnlineEM
@@ -25,7 +26,7 @@ from cryo2d.training.assembly import EmSettings
 from cryo2d.training.callbacks.checkpoint import IterationCheckpoint, newest_checkpoint
 from cryo2d.training.checkpoint import CheckpointFiles
 from cryo2d.training.datamodule import BatchStream, Particles
-from cryo2d.training.module import LEAST_SCALE, MOST_SCALE, Classification
+from cryo2d.training.module import Classification
 
 ONLINE, FULL = 4, 1
 
@@ -232,6 +233,40 @@ def test_a_resumed_run_is_the_uninterrupted_run(stop, reseed, data, tmp_path):
     assert different == []
 
 
+class Counted:
+    """An E-step that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls, self.own = 0, Marginalise()
+
+    def __call__(self, *images, **options):
+        self.calls += 1
+        return self.own(*images, **options)
+
+
+@pytest.mark.parametrize("faint", [False, True])
+def test_poses_are_summed_over_once_particles_turn_out_to_be_faint(faint, device, tmp_path):
+    data = synthetic(60, sigma=8.0 if faint else 0.3, reach=1.5)
+    every = Counted()
+    module = module_of(data, faint=Faint(2, every, maximise))
+    fit(module, data, tmp_path, device, size=1000, iterations=2)
+    assert every.calls == 0
+    # whether it is decided in the same run or after a checkpoint
+    fit(module, data, tmp_path, device, size=1000, resume=newest_checkpoint(tmp_path)[0])
+    assert (every.calls > 0) == faint
+
+
+def test_faint_particles_stay_faint_in_a_resumed_run(tmp_path):
+    device, data = torch.device("cpu"), synthetic(60, sigma=8.0, reach=1.5)
+    whole, first, second = (module_of(data, faint=Faint(2, Counted(), maximise)) for _ in range(3))
+    fit(whole, data, tmp_path / "whole", device)
+    fit(first, data, tmp_path / "parts", device, iterations=3)
+    fit(second, data, tmp_path / "parts", device, resume=newest_checkpoint(tmp_path / "parts")[0])
+    assert whole.settings.faint.faint.calls > second.settings.faint.faint.calls > 0
+    one, other = state(whole), state(second)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
 def test_a_run_goes_on_after_a_checkpoint(data, device, tmp_path):
     first, second = module_of(data), module_of(data)
     fit(first, data, tmp_path, device, iterations=2)
@@ -356,20 +391,6 @@ def test_a_reseeded_class_is_used(device, tmp_path):
     without, with_it = (float(listener.seen[0].weights.min()) for listener in listeners)
     assert with_it > without
     assert float(listeners[-1].seen[1].weights.min()) > 0.1
-
-
-def test_scales_have_mean_one_in_each_group_and_are_clipped(data):
-    module = module_of(data)
-    module.model.noise = module.model.noise.expand(2, -1).clone()
-    module.optics = torch.arange(len(data.images)) % 2
-    module.scale = 1.0 + 4.0 * module.optics + 0.1 * torch.arange(len(data.images)).remainder(3)
-    module._normalise_scale()
-    for group in (0, 1):
-        assert float(module.scale[module.optics == group].mean()) == pytest.approx(1.0, abs=1e-4)
-    module.scale[:4] = torch.tensor([0.0, 0.0, 1e3, 1e3])
-    module._normalise_scale()
-    assert float(module.scale.min()) == pytest.approx(LEAST_SCALE)
-    assert float(module.scale.max()) <= MOST_SCALE
 
 
 class Raise(pl.Callback):
