@@ -49,7 +49,7 @@ ImageParts = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 PORTION = 512  # particles at a time, at most: more would gain nothing, and take memory
 ORDERS = 16  # angular orders that share their rings
 MARGIN = 4  # angular orders that an image has beyond the phase at its rim: J_m(z) falls fast there
-FAINT = 1e-3  # part of the references' power that scores may lack
+UNSCORED = 1e-3  # part of the references' power that scores may lack
 
 
 @contextmanager
@@ -203,7 +203,7 @@ class CoarseBank:
     def _blocks_with(self, power: Tensor) -> int:
         """How many blocks hold all of the power of the orders ``[m]`` but a faint part."""
         beyond = torch.stack([power[block.first :].sum() for block in self._blocks])
-        return max(1, int((beyond > FAINT * power.sum()).sum()))
+        return max(1, int((beyond > UNSCORED * power.sum()).sum()))
 
     def banks(self, dtype: torch.dtype) -> list[ImageParts]:
         """Blocks of even and of odd orders that are scored, of every class ``[m 2t 2s]`` each."""

@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-FAINT = 1e-35  # part of a sum that is as good as nothing
+NOTHING = 1e-35  # part of a sum that is as good as nothing
 _GROUP = 32  # values of which the largest is looked at first, at most
 
 
 def raised_(logs: Tensor) -> Tensor:
-    """Exponentials of logarithms that hardly exceed 0, in place, and at least :data:`FAINT`.
+    """Exponentials of logarithms that hardly exceed 0, in place, and at least :data:`NOTHING`.
 
     What float32 holds with fewer bits than usual takes ten times as long.
     """
-    return logs.clamp_(min=math.log(FAINT)).exp_()
+    return logs.clamp_(min=math.log(NOTHING)).exp_()
 
 
 def log_total_(logs: Tensor, dim: int = 0) -> Tensor:

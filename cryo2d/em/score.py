@@ -19,14 +19,14 @@ from torch import Tensor
 from cryo2d.em.centring import reach
 from cryo2d.em.coarse import CoarseBank, ImageParts
 from cryo2d.em.fine import FineBank, LocalGrid, Poses, RefinedPoses
-from cryo2d.em.logs import FAINT
+from cryo2d.em.logs import NOTHING
 from cryo2d.em.search import PoseSearch
 from cryo2d.geometry.polar import PolarGrid
 from cryo2d.geometry.shells import ring_power
 from cryo2d.geometry.transform import rotate_vector
 from cryo2d.physics.preprocess import WeightedImages
 
-_FAINT = 1e-3  # contrast scales below this are no contrast
+_LEAST = 1e-3  # contrast scales below this are no contrast
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class PoseScorer:
 
     def pull_on(self, scale: Tensor) -> Tensor:
         """What a shift by one pixel costs in the scores of particles of such contrast scales."""
-        return self.pull / scale.clamp(min=_FAINT)
+        return self.pull / scale.clamp(min=_LEAST)
 
     def candidates(
         self, images: WeightedImages, *, log_prior: Tensor, uncertainty: float
@@ -194,7 +194,7 @@ class PoseScorer:
         )
         prior = log_prior[found.poses.classes] + self.log_shift(found.poses)
         refined = self.likelihood(images, found, temperature * prior)
-        others = best.breadth[particle, classes].expm1().clamp(min=FAINT).log()
+        others = best.breadth[particle, classes].expm1().clamp(min=NOTHING).log()
         others = coarse[particle, classes] + others
         return replace(refined, evidence=torch.logaddexp(refined.evidence, others))
 

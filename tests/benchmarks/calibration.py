@@ -94,12 +94,15 @@ def main() -> None:
     parser.add_argument("--stacks", type=int, default=3)
     parser.add_argument("--molecules", type=int, default=2)
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--modes", nargs="+", default=[""], help="those whose names hold these")
+    help_modes = "those of these names, or whose names hold these"
+    parser.add_argument("--modes", nargs="+", default=[""], help=help_modes)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     scene = USUAL | SCENE | {"num_molecules": options.molecules, "views": options.views}
     scene["num_particles"] = OF_VIEW * options.molecules * options.views
-    modes = {n: mode for n, mode in MODES.items() if any(part in n for part in options.modes)}
+    parts = [part for part in options.modes if part not in MODES]
+    named = [n for n in MODES if n in options.modes or any(part in n for part in parts)]
+    modes = {name: MODES[name] for name in named}
     print("| SNR | averages, poses | right | stated | largest gap | stated: right (particles) |")
     print("|---" * 6 + "|")
     found = {}
