@@ -43,8 +43,9 @@ class Faint:
         if not typical < limit:  # NaN where nothing was visited
             return False
         log.info(
-            "Particles gain %.1f in log likelihood, which does not tell their poses (%.1f would): "
-            "averages take all of them from now on, in more time (model.force_max=true: the best).",
+            "The particles are too faint to tell their poses apart (%.1f gained in log likelihood, "
+            "%.1f needed): averages take all poses by their weight from now on, in three to four "
+            "times the time (model.force_max=true: the best pose alone).",
             typical,
             limit,
         )
