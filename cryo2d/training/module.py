@@ -389,5 +389,5 @@ class Classification(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self._found = dict(checkpoint["assignments"])
-        summary, self._faint = checkpoint["summary"], checkpoint["faint"]
+        summary, self._faint = checkpoint["summary"], checkpoint.get("faint")
         self.summary = None if summary is None else IterationSummary(**summary)
