@@ -13,14 +13,13 @@ same or less, the likelihood does not know the truth from it.
 
 import argparse
 import csv
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import starfile
+from quality import cryo2d, ruled
 from scipy.cluster.vq import kmeans2
 
 ONE_PASS = ["optimizer.iterations=0", "optimizer.full_iterations=1"]
@@ -38,12 +37,6 @@ MEASURES = {
 }
 
 
-def bins(directions: np.ndarray, number: int) -> np.ndarray:
-    """Bin of each viewing direction ``[n 3]``: those of one bin are near each other ``[n]``."""
-    _, found = kmeans2(directions, number, minit="++", seed=1)
-    return found
-
-
 def true_classes(truth: dict[str, np.ndarray], number: int) -> np.ndarray:
     """True view of each particle, or a bin of its direction, -1 for junk ``[n]``."""
     good, classes = truth["kind"] == 0, np.full(len(truth["kind"]), -1)
@@ -54,15 +47,20 @@ def true_classes(truth: dict[str, np.ndarray], number: int) -> np.ndarray:
     for nth, one in enumerate(species):
         own = np.flatnonzero(good & (truth["species"] == one))
         # the row of the rotation that looks along the beam
-        found = bins(truth["R"][own, 2], number // len(species))
+        _, found = kmeans2(truth["R"][own, 2], number // len(species), minit="++", seed=1)
         classes[own] = nth * (number // len(species)) + found
     return classes
 
 
+def mean_rotation(rotations: np.ndarray) -> np.ndarray:
+    """The rotation nearest to the mean of rotations ``[n 3 3]``."""
+    u, _, v = np.linalg.svd(rotations.mean(0))
+    return u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
+
+
 def true_turns(rotations: np.ndarray) -> np.ndarray:
     """Rotation image -> class of particles of one class ``[n]`` (radian), from ``[n 3 3]``."""
-    u, _, v = np.linalg.svd(rotations.mean(0))
-    centre = u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
+    centre = mean_rotation(rotations)
     for _ in range(20):  # particles turned into the plane of the centre, and their mean anew
         apart = rotations @ centre.T
         angle = np.arctan2(apart[:, 1, 0] - apart[:, 0, 1], apart[:, 0, 0] + apart[:, 1, 1])
@@ -70,24 +68,23 @@ def true_turns(rotations: np.ndarray) -> np.ndarray:
         back = np.zeros_like(rotations)
         back[:, 0, 0], back[:, 0, 1], back[:, 1, 0], back[:, 1, 1] = cosine, sine, -sine, cosine
         back[:, 2, 2] = 1.0
-        u, _, v = np.linalg.svd((back @ rotations).mean(0))
-        centre = u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v
+        centre = mean_rotation(back @ rotations)
     return -angle
 
 
-def averages(folder: Path, number: int, scratch: Path) -> tuple[Path, int]:
+def averages(folder: Path, bins: int, scratch: Path) -> tuple[Path, int]:
     """Averages of the true classes at the true poses, and how many there are."""
     with np.load(folder / "truth.npz", allow_pickle=False) as file:
         truth = dict(file)
-    classes = true_classes(truth, number)
+    classes = true_classes(truth, bins)
     psi = np.zeros(len(classes))
     for k in range(classes.max() + 1):
         psi[classes == k] = np.degrees(true_turns(truth["R"][classes == k].astype(float)))
     tables = starfile.read(folder / "particles.star", always_dict=True)
     rows = tables["particles"]
-    row = rows["rlnImageName"].str.split("@").str[0].astype(int).to_numpy() - 1
-    path = rows["rlnImageName"].str.split("@").str[1].map(lambda name: str(folder / name))
-    rows["rlnImageName"] = rows["rlnImageName"].str.split("@").str[0] + "@" + path
+    number, name = (rows["rlnImageName"].str.split("@").str[part] for part in (0, 1))
+    rows["rlnImageName"] = number + "@" + name.map(lambda path: str(folder / path))
+    row = number.astype(int).to_numpy() - 1
     rows["rlnClassNumber"], rows["rlnAnglePsi"] = classes[row] + 1, psi[row]
     rows["rlnOriginXAngst"], rows["rlnOriginYAngst"] = (
         -truth["shift"][row] * float(truth["apix"])
@@ -98,15 +95,9 @@ def averages(folder: Path, number: int, scratch: Path) -> tuple[Path, int]:
     return scratch / "true" / "class_averages.mrcs", int(classes.max()) + 1
 
 
-def cryo2d(*words: str) -> None:
-    """Run the program."""
-    subprocess.run([sys.executable, "-m", "cryo2d", *words], check=True, stdout=subprocess.DEVNULL)
-
-
 def row(name: str, run: Path, folder: Path, ruler: Path) -> str:
     """The measures of a run."""
-    words = [sys.executable, str(ruler), str(folder / "truth.npz"), str(run / "particles.star")]
-    found = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    found = ruled(ruler, folder / "truth.npz", run)
     with (run / "metrics.csv").open() as file:
         error = float(list(csv.DictReader(file))[-1]["mean_error"])
     cells = (f"{found[m]:.3g}" if found.get(m) is not None else "-" for m in MEASURES)

@@ -110,6 +110,13 @@ def cryo2d(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "cryo2d", *words], check=True, stdout=subprocess.DEVNULL)
 
 
+def ruled(ruler: Path, truth: Path, run: Path, *words: str) -> dict[str, Any]:
+    """What the ruler says of the particles of a run."""
+    command = [sys.executable, str(ruler), str(truth), str(run / "particles.star"), *words]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(printed.stdout)
+
+
 def ari(first: np.ndarray, second: np.ndarray) -> float:
     """Adjusted Rand index of two partitions (Hubert & Arabie 1985)."""
     table = np.zeros((first.max() + 1, second.max() + 1))
@@ -167,14 +174,7 @@ def measure(
     cryo2d(*words, "logger=none", *data.settings, *settings)
     wall = time.perf_counter() - started
     truth = data.folder / "truth.npz"
-    printed = subprocess.run(
-        [sys.executable, str(ruler), str(truth), str(run / "particles.star")]
-        + ["--averages", str(run / "class_averages.mrcs")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    found = json.loads(printed.stdout)
+    found = ruled(ruler, truth, run, "--averages", str(run / "class_averages.mrcs"))
     frc_against = runpy.run_path(str(ruler))["frc_against"]
     classes = results(run, Truth.of(truth), found, frc_against)
     lines = (run / "metrics.csv").read_text().splitlines()
